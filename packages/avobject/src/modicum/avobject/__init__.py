@@ -1,0 +1,3 @@
+"""Object-aware image-to-audio generation. Not released yet: the method is not part of this version."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Adaptive phonetic perception. Not released yet: the method is not part of this version."""
+
+__all__: list[str] = []

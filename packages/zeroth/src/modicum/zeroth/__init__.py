@@ -1,0 +1,3 @@
+"""Minimax-optimal noisy zeroth-order optimisation. Not released yet: the method is not part of this version."""
+
+__all__: list[str] = []
