@@ -2,16 +2,18 @@
 
 A git filter with two directions, both from standard input to standard output:
 
-* ``clean`` (on the way into git) replaces the address of the index by the word ``index`` and the address of
-  every file by the file's name. What an address loses besides its host stays on the same line as a TOML
-  comment. ``[package.metadata]`` blocks become comments too: uv then takes the lock for outdated, resolves
-  again and prefers the locked versions, so that ``uv sync`` works on a clone that has no filter.
-* ``smudge`` (on the way out of git) undoes that byte for byte. It learns the addresses from the installed uv
-  by locking one tiny project. Without uv or without a network the text passes as it is, with a warning.
+* ``clean`` (on the way into git) replaces the address of the index by the word ``index`` and the
+  address of every file by the file's name. What an address loses besides its host stays on the same
+  line as a TOML comment. ``[package.metadata]`` blocks become comments too: uv then takes the lock
+  for outdated, resolves again and prefers the locked versions, so that ``uv sync`` works on a clone
+  that has no filter.
+* ``smudge`` (on the way out of git) undoes that byte for byte. It learns the addresses from the
+  installed uv by locking one tiny project. Without uv or without a network the text passes as it
+  is, with a warning.
 
-``install`` configures the filter in this clone and restores the lock in the working tree. Text that is
-already in the wanted form passes unchanged. The file uses the standard library only and knows nothing about
-the packages in the lock.
+``install`` configures the filter in this clone and restores the lock in the working tree. Text that
+is already in the wanted form passes unchanged. The file uses the standard library only and knows
+nothing about the packages in the lock.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ HIDDEN = "#: "
 PROBE_PACKAGE = "iniconfig"
 PROBE_TIMEOUT_S = 60
 
-# An index that keeps the usual layout stores a file under a directory named by its digest. Everything before
-# that directory differs from mirror to mirror and is learned; a file stored elsewhere keeps its whole path.
+# An index that keeps the usual layout stores a file under a directory named by its digest.
+# Everything before that directory differs from mirror to mirror and is learned; a file stored
+# elsewhere keeps its whole path.
 _ADDRESS = re.compile(
     r"(?P<prefix>https?://\S*?/)(?P<path>[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{60})/(?P<file>[^/\s]+)"
 )
@@ -44,12 +47,13 @@ _PLAIN_ADDRESS = re.compile(r"(?P<host>https?://[^/\s]+)(?P<path>/\S*?)/(?P<file
 _REGISTRY = re.compile(r'\bregistry = "(?P<registry>https?://[^"]+)"')
 _URL = re.compile(r'\burl = "(?P<url>https?://[^"]+)"')
 _FILENAME_LINE = re.compile(
-    r'^(?P<head>.*\{ )filename = "(?P<name>[^"]+)"(?P<tail>.*?) # (?P<path>\S+?)(?: (?P<quoted>\S+))?$'
+    r'^(?P<head>.*\{ )filename = "(?P<name>[^"]+)"(?P<tail>.*?)'
+    r" # (?P<path>\S+?)(?: (?P<quoted>\S+))?$"
 )
 
 
 class Addresses(NamedTuple):
-    """Where an index lives: its own address, the prefix of digest paths, and the host of its files."""
+    """Where an index lives: its address, the prefix of digest paths, and the host of its files."""
 
     registry: str
     prefix: str
@@ -108,8 +112,8 @@ def clean(lock: str) -> str:
     cleaned = "".join(lines)
     if smudge(cleaned, lambda: addresses) != lock:
         raise ValueError(
-            "the lock cannot be restored byte for byte from its portable form: its files come from several "
-            "hosts, or the form written by this version of uv is new"
+            "the lock cannot be restored byte for byte from its portable form: its files come from "
+            "several hosts, or this version of uv writes a new form"
         )
     return cleaned
 
@@ -141,7 +145,8 @@ def smudge(lock: str, learn: Callable[[], Addresses | None]) -> str:
     Returns
     -------
     str
-        The exact lock; the argument itself when it is exact already or when nothing could be learned.
+        The exact lock; the argument itself when it is exact already or when nothing could be
+        learned.
     """
     if not lock.startswith(NOTICE):
         return lock
@@ -174,7 +179,8 @@ def learn_addresses() -> Addresses | None:
     """Ask the installed uv which index it uses, by locking a project with one small dependency."""
     uv = find_uv()
     if uv is None:
-        return _warn("uv was not found")
+        _warn("uv was not found")
+        return None
     environment = {k: v for k, v in os.environ.items() if k not in {"UV_PROJECT", "UV_WORKING_DIR"}}
     with tempfile.TemporaryDirectory(prefix="portable-lock-") as folder:
         project = Path(folder)
@@ -193,12 +199,15 @@ def learn_addresses() -> Addresses | None:
                 timeout=PROBE_TIMEOUT_S,
             )
         except subprocess.CalledProcessError as error:
-            return _warn(f"uv could not lock a project ({error.stderr.strip().splitlines()[-1:]})")
+            _warn(f"uv could not lock a project ({error.stderr.strip().splitlines()[-1:]})")
+            return None
         except subprocess.TimeoutExpired:
-            return _warn(f"uv did not answer within {PROBE_TIMEOUT_S} s")
+            _warn(f"uv did not answer within {PROBE_TIMEOUT_S} s")
+            return None
         addresses = addresses_in((project / "uv.lock").read_text(encoding="utf-8"))
     if addresses is None or not addresses.prefix:
-        return _warn("the index in use does not name its files by digest")
+        _warn("the index in use does not name its files by digest")
+        return None
     return addresses
 
 
@@ -207,7 +216,14 @@ def _warn(reason: str) -> None:
 
 
 def install() -> None:
-    """Configure the filter in this clone and restore the exact lock in the working tree."""
+    """Restore the lock in the working tree, and configure the filter when this is a clone."""
+    path = ROOT / "uv.lock"
+    portable = path.read_bytes()
+    exact = smudge(portable.decode(), learn_addresses).encode()
+    if exact != portable:
+        path.write_bytes(exact)
+    if not (ROOT / ".git").exists():
+        return
     script = "tools/portable_lock.py"
     for key, value in {
         "clean": f'"{sys.executable}" {script} clean',
@@ -215,12 +231,9 @@ def install() -> None:
         "required": "true",
     }.items():
         subprocess.run(["git", "config", f"filter.{FILTER}.{key}", value], cwd=ROOT, check=True)
-    path = ROOT / "uv.lock"
-    portable = path.read_bytes()
-    exact = smudge(portable.decode(), learn_addresses).encode()
-    if exact != portable:
-        path.write_bytes(exact)
-    subprocess.run(["git", "update-index", "-q", "--refresh", "uv.lock"], cwd=ROOT, check=False)
+    # The file changed and its content in git's eyes did not: tell git, so that `git status` stays
+    # quiet.
+    subprocess.run(["git", "update-index", "-q", "--refresh"], cwd=ROOT, capture_output=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
