@@ -281,7 +281,7 @@ class PhiloxPRF:
         """
         counter = _arange((n + 3) // 4, state)
         blocks = _stack(self._expand(state[..., None, :], counter), state)
-        return blocks.reshape(*state.shape[:-1], -1)[..., :n]
+        return blocks.reshape(*state.shape[:-1], 4 * len(counter))[..., :n]
 
 
 class Blake2PRF(PhiloxPRF):
