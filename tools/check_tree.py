@@ -2,7 +2,7 @@
 
 Looks at the files as git would store them: no file names the host of a package registry, none is
 larger than 5 MB, the namespace ``modicum`` has no ``__init__.py``, every test file has a name of
-its own, every changelog has a section for its version, and the READMEs mention only targets, extras
+its own, every changelog has a section for its version, every package carries the licence, and the READMEs mention only targets, extras
 and files that exist. Prints one line per problem. Changes nothing.
 """
 
@@ -105,6 +105,14 @@ def changelogs(root: Path) -> Iterator[str]:
             yield f"{path.relative_to(root)}: has no section for version {version}"
 
 
+def licenses(root: Path) -> Iterator[str]:
+    """Find packages whose archives would lack the licence or carry another one."""
+    for folder in projects(root).values():
+        path = folder / "LICENSE"
+        if not path.exists() or path.read_bytes() != (root / "LICENSE").read_bytes():
+            yield f"{path.relative_to(root)}: is not the LICENSE of the repository"
+
+
 def readmes(root: Path) -> Iterator[str]:
     """Find commands and links in the READMEs that name something that does not exist."""
     makefile = (root / "Makefile").read_text() if (root / "Makefile").exists() else ""
@@ -139,7 +147,15 @@ def readmes(root: Path) -> Iterator[str]:
                     yield f"{where}: names the extra modicum-{name}[{extra}], which does not exist"
 
 
-CHECKS = (registry_hosts, large_files, namespace_files, test_names, changelogs, readmes)
+CHECKS = (
+    registry_hosts,
+    large_files,
+    namespace_files,
+    test_names,
+    changelogs,
+    licenses,
+    readmes,
+)
 
 
 def main() -> int:
