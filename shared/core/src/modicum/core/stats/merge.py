@@ -216,7 +216,8 @@ def e_benjamini_hochberg(
         # Weight zero means "never reject", also for an infinite e-value.
         log_e_N = np.where(weights_N > 0, weighted_N, -np.inf)
     ranks_N = np.arange(1, total + 1)
-    log_threshold_N = math.log(max(total, 1)) - math.log(alpha) - np.log(ranks_N)
+    # The quotient first: an e-value of exactly N / (alpha k) then meets its threshold.
+    log_threshold_N = np.log(total / (alpha * ranks_N))
     passed = np.flatnonzero(np.sort(log_e_N)[::-1] >= log_threshold_N)
     if passed.size == 0:
         return EBHResult(np.zeros(total, dtype=bool), math.inf, 0)
