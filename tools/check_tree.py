@@ -2,8 +2,9 @@
 
 Looks at the files as git would store them: no file names the host of a package registry, none is
 larger than 5 MB, the namespace ``modicum`` has no ``__init__.py``, every test file has a name of
-its own, every changelog has a section for its version, every package carries the licence, and the READMEs mention only targets, extras
-and files that exist. Prints one line per problem. Changes nothing.
+its own, every changelog has a section for its version, every package carries the licence, and the
+READMEs mention only targets, extras and files that exist. Prints one line per problem. Changes
+nothing.
 """
 
 from __future__ import annotations

@@ -218,11 +218,13 @@ def _warn(reason: str) -> None:
 def install() -> None:
     """Restore the lock in the working tree, and configure the filter when this is a clone."""
     path = ROOT / "uv.lock"
-    portable = path.read_bytes()
-    exact = smudge(portable.decode(), learn_addresses).encode()
-    if exact != portable:
+    stored = path.read_bytes()
+    exact = smudge(stored.decode(), learn_addresses).encode()
+    is_clone = (ROOT / ".git").exists()
+    unchanged = is_clone and _git("diff", "--quiet", "--", "uv.lock") == 0
+    if exact != stored:
         path.write_bytes(exact)
-    if not (ROOT / ".git").exists():
+    if not is_clone:
         return
     script = "tools/portable_lock.py"
     for key, value in {
@@ -231,9 +233,13 @@ def install() -> None:
         "required": "true",
     }.items():
         subprocess.run(["git", "config", f"filter.{FILTER}.{key}", value], cwd=ROOT, check=True)
-    # The file changed and its content in git's eyes did not: tell git, so that `git status` stays
-    # quiet.
-    subprocess.run(["git", "update-index", "-q", "--refresh"], cwd=ROOT, capture_output=True)
+    if exact != stored and unchanged:
+        # The size differs and the content in git's eyes does not: adding it again tells git so.
+        _git("add", "uv.lock")
+
+
+def _git(*arguments: str) -> int:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True).returncode
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -24,8 +24,8 @@ def repository(tmp_path: Path) -> Path:
         write(tmp_path, f"{folder}/LICENSE", "licence\n")
     write(tmp_path, "LICENSE", "licence\n")
     write(tmp_path, "Makefile", "test: ## run\n\techo\n")
-    readme = '# M\n\nSee [pvf](packages/pvf/).\n\n```bash\nmake test\npip install "modicum-pvf[plot]"\n```\n'
-    write(tmp_path, "README.md", readme)
+    commands = 'make test\npip install "modicum-pvf[plot]"\n'
+    write(tmp_path, "README.md", f"# M\n\n[pvf](packages/pvf/)\n\n```bash\n{commands}```\n")
     write(tmp_path, "packages/pvf/tests/test_pvf_a.py", "")
     write(tmp_path, "packages/pvf/src/modicum/pvf/__init__.py", "")
     return tmp_path

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import isolate
@@ -43,22 +44,19 @@ def test_probe_reports_what_an_import_loads():
     assert '"numpy"' not in done.stdout
 
 
-@pytest.mark.parametrize("name", sorted(projects(ROOT)))
-def test_wheel_holds_the_package_and_no_namespace_file(name, tmp_path):
-    import zipfile
-
-    isolate.build([name], tmp_path)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        held = set(archive.namelist())
-    assert f"modicum/{name}/__init__.py" in held
-    assert f"modicum/{name}/py.typed" in held
-    assert "modicum/__init__.py" not in held
-    assert {entry.split("/")[0] for entry in held} == {
-        "modicum",
-        wheel.name.split("-py3")[0] + ".dist-info",
-    }
-    assert any(entry.endswith("/licenses/LICENSE") for entry in held)
+def test_wheels_hold_their_package_and_no_namespace_file(tmp_path):
+    names = sorted(projects(ROOT))
+    isolate.build(names, tmp_path)
+    for name in names:
+        (wheel,) = tmp_path.glob(f"modicum_{name}-*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            held = set(archive.namelist())
+        info = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"
+        assert {f"modicum/{name}/__init__.py", f"modicum/{name}/py.typed"} <= held
+        assert f"{info}/licenses/LICENSE" in held
+        assert "modicum/__init__.py" not in held
+        assert {entry.split("/")[0] for entry in held} == {"modicum", info}
+        assert {entry.split("/")[1] for entry in held if entry.startswith("modicum/")} == {name}
 
 
 def test_compatible_core_versions_share_an_environment(tmp_path):

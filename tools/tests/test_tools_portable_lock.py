@@ -13,14 +13,10 @@ import pytest
 from portable_lock import Addresses, clean, smudge
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = Addresses(
-    "https://index.example/simple", "https://files.example/packages/", "https://files.example"
-)
-MIRROR = Addresses(
-    "http://mirror.example:8080/api/simple/",
-    "http://mirror.example:8080/f/",
-    "http://mirror.example:8080",
-)
+_FILES = "https://files.example"
+HERE = Addresses("https://index.example/simple", f"{_FILES}/packages/", _FILES)
+_HOST = "http://mirror.example:8080"
+MIRROR = Addresses(f"{_HOST}/api/simple/", f"{_HOST}/f/", _HOST)
 DIGEST = f"ab/cd/{'0123456789' * 6}"
 SMALL = f"""version = 1
 revision = 5
@@ -30,7 +26,7 @@ name = "numpy"
 version = "2.3.5"
 source = {{ registry = "{HERE.registry}" }}
 dependencies = [
-    {{ name = "b", version = "1", source = {{ registry = "{HERE.registry}" }}, marker = "a == '#'" }},
+    {{ name = "b", version = "1", source = {{ registry = "{HERE.registry}" }} }},
 ]
 sdist = {{ url = "{HERE.prefix}{DIGEST}/numpy-2.3.5.tar.gz", hash = "sha256:00", size = 1 }}
 wheels = [

@@ -1,8 +1,10 @@
 """Releases in a small workspace of its own: what is made, and what is refused."""
 
 import os
+import shutil
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import portable_lock
@@ -29,35 +31,42 @@ requires-python = ">=3.11"
 [tool.hatch.build.targets.wheel]
 packages = ["src/modicum"]
 """
+CHANGELOG = "packages/pvf/CHANGELOG.md"
 SOURCE = 'def generate(steps: int = 1) -> int:\n    """Generate."""\n    return steps\n'
 
 
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with one package that was released as 0.1.0 and has changed since."""
-    if portable_lock.find_uv() is None:
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A workspace with one package that was released as 0.1.0 and has a changelog entry since."""
+    uv = portable_lock.find_uv()
+    if uv is None:
         pytest.skip("uv is not installed")
-    for who in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{who}_NAME", "Test")
-        monkeypatch.setenv(f"GIT_{who}_EMAIL", "test@example.org")
-    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
-    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
-    git(tmp_path, "init", "--quiet")
-    write(tmp_path, "pyproject.toml", ROOT)
-    write(tmp_path, ".gitignore", "dist/\n.venv/\n")
-    write(tmp_path, "packages/pvf/pyproject.toml", PACKAGE.format(version="0.1.0"))
-    write(tmp_path, "packages/pvf/CHANGELOG.md", "# Changelog\n\n## 0.1.0\n\n- First.\n")
-    write(tmp_path, "packages/pvf/src/modicum/pvf/__init__.py", SOURCE)
-    subprocess.run([portable_lock.find_uv(), "lock", "--quiet"], cwd=tmp_path, check=True)
-    commit(tmp_path)
-    assert release.release("pvf", "none", root=tmp_path, dry_run=False) == "modicum-pvf-v0.1.0"
-    write(
-        tmp_path,
-        "packages/pvf/CHANGELOG.md",
-        "# Changelog\n\n## Unreleased\n\n- Better.\n\n## 0.1.0\n\n- First.\n",
-    )
-    commit(tmp_path)
-    return tmp_path
+    root = tmp_path_factory.mktemp("released")
+    with pytest.MonkeyPatch.context() as patch:
+        for who in ("AUTHOR", "COMMITTER"):
+            patch.setenv(f"GIT_{who}_NAME", "Test")
+            patch.setenv(f"GIT_{who}_EMAIL", "test@example.org")
+        patch.delenv("VIRTUAL_ENV", raising=False)
+        patch.setenv("UV_PYTHON_DOWNLOADS", "never")
+        git(root, "init", "--quiet")
+        write(root, "pyproject.toml", ROOT)
+        write(root, ".gitignore", "dist/\n.venv/\n")
+        write(root, "packages/pvf/pyproject.toml", PACKAGE.format(version="0.1.0"))
+        write(root, CHANGELOG, "# Changelog\n\n## 0.1.0\n\n- First.\n")
+        write(root, "packages/pvf/src/modicum/pvf/__init__.py", SOURCE)
+        subprocess.run([uv, "lock", "--quiet"], cwd=root, check=True)
+        commit(root)
+        assert release.release("pvf", "none", root=root, dry_run=False) == "modicum-pvf-v0.1.0"
+        unreleased = "# Changelog\n\n## Unreleased\n\n- Better.\n\n## 0.1.0\n\n- First.\n"
+        write(root, CHANGELOG, unreleased)
+        commit(root)
+        yield root
+
+
+@pytest.fixture
+def repository(released: Path, tmp_path: Path) -> Path:
+    """A copy of that workspace for one test."""
+    return shutil.copytree(released, tmp_path / "repository")
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -92,7 +101,7 @@ def test_release_of_an_addition(repository):
     tag = release.release("pvf", "patch", root=repository, dry_run=False)
     assert tag == "modicum-pvf-v0.1.1"
     assert version(repository) == "0.1.1"
-    changelog = (repository / "packages/pvf/CHANGELOG.md").read_text()
+    changelog = (repository / CHANGELOG).read_text()
     assert "## 0.1.1 (2" in changelog
     assert "Unreleased" not in changelog
     assert git(repository, "status", "--porcelain") == ""
@@ -119,7 +128,7 @@ def test_breaking_change_needs_a_version_that_says_so(repository, source, messag
         release.release("pvf", "patch", root=repository, dry_run=False)
     assert git(repository, "rev-parse", "HEAD") == head
     assert version(repository) == "0.1.0"
-    assert release.release("pvf", "minor", root=repository, dry_run=False) == "modicum-pvf-v0.2.0"
+    assert release.release("pvf", "minor", root=repository, dry_run=True) == "modicum-pvf-v0.2.0"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +156,7 @@ def test_dry_run_changes_nothing(repository):
 
 
 def test_same_version_twice_is_refused(repository):
-    with pytest.raises(Refusal, match="tag modicum-pvf-v0.1.0 exists"):
+    with pytest.raises(Refusal, match=r"tag modicum-pvf-v0\.1\.0 exists"):
         release.release("pvf", "none", root=repository, dry_run=False)
 
 

@@ -1,3 +1,6 @@
-"""Object-aware image-to-audio generation. Not released yet: the method is not part of this version."""
+"""Object-aware image-to-audio generation.
+
+Not released yet: this version holds the name and the layout of the package, and no method.
+"""
 
 __all__: list[str] = []

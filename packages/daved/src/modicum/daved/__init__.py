@@ -1,3 +1,6 @@
-"""Data selection for data markets, central and federated. Not released yet: the method is not part of this version."""
+"""Data selection for data markets, central and federated.
+
+Not released yet: this version holds the name and the layout of the package, and no method.
+"""
 
 __all__: list[str] = []

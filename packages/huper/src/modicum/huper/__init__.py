@@ -1,3 +1,6 @@
-"""Adaptive phonetic perception. Not released yet: the method is not part of this version."""
+"""Adaptive phonetic perception.
+
+Not released yet: this version holds the name and the layout of the package, and no method.
+"""
 
 __all__: list[str] = []

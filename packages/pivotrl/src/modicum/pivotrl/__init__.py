@@ -1,3 +1,6 @@
-"""Agentic post-training on the turns that matter. Not released yet: the method is not part of this version."""
+"""Agentic post-training on the turns that matter.
+
+Not released yet: this version holds the name and the layout of the package, and no method.
+"""
 
 __all__: list[str] = []

@@ -1,3 +1,6 @@
-"""Model-based against model-free representation complexity. Not released yet: the method is not part of this version."""
+"""Model-based against model-free representation complexity.
+
+Not released yet: this version holds the name and the layout of the package, and no method.
+"""
 
 __all__: list[str] = []

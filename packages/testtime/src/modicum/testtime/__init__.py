@@ -1,3 +1,6 @@
-"""Self-consistency, best-of-n and self-correction with stopping guarantees. Not released yet: the method is not part of this version."""
+"""Self-consistency, best-of-n and self-correction with stopping guarantees.
+
+Not released yet: this version holds the name and the layout of the package, and no method.
+"""
 
 __all__: list[str] = []

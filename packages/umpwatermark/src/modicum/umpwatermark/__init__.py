@@ -1,3 +1,6 @@
-"""Uniformly most powerful text watermark. Not released yet: the method is not part of this version."""
+"""Uniformly most powerful text watermark.
+
+Not released yet: this version holds the name and the layout of the package, and no method.
+"""
 
 __all__: list[str] = []

@@ -1,3 +1,6 @@
-"""Minimax-optimal noisy zeroth-order optimisation. Not released yet: the method is not part of this version."""
+"""Minimax-optimal noisy zeroth-order optimisation.
+
+Not released yet: this version holds the name and the layout of the package, and no method.
+"""
 
 __all__: list[str] = []
