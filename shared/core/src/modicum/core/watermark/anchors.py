@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +31,6 @@ MAX_ORDER = 3
 MAX_NGRAM_VOCAB = 1 << 21
 
 
-@runtime_checkable
 class Anchor(Protocol):
     """A next-token law that needs nothing but the last response tokens.
 
