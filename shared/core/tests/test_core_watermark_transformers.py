@@ -65,6 +65,15 @@ def config_for(scheme):
     return WatermarkingConfig(scheme, key_id="k-1234", public={"scheme": "parity"})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Matrices this small only wait for one another's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def llama():
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -74,12 +74,10 @@ def engine() -> Iterator[SimpleNamespace]:
 
     class ToyProcessor(adapter.WatermarkLogitsProcessor):
         request_field, config_variable = FIELD, VARIABLE
-        built: ClassVar[list[bytes]] = []
 
-        def build_scheme(self, settings: Any, key: bytes) -> ToyScheme:
-            self.built.append(key)
-            assert settings == {"strength": 3}
-            return ToyScheme(key)
+        def build_schemes(self, config: Any) -> dict[str, ToyScheme]:
+            assert config.scheme == {"strength": 3}
+            return {name: ToyScheme(key) for name, key in config.keys.items()}
 
     class ToyPlugin(ToyProcessor):
         stands_in_for = ToyProcessor
@@ -489,15 +487,6 @@ def test_rows_without_a_law_are_left_alone_and_reported_once(
     alone = make(engine)
     alone.update_state(update(engine, 1, added=requests[:1]))
     assert torch.equal(alone.apply(logits_BV[1:2].clone()), logits_BV[1:2])
-
-
-def test_schemes_are_built_once_per_key(engine: Any, configured: Path) -> None:
-    engine.Processor.built.clear()
-    processor = make(engine)
-    for key in ("two", "one", "two", None):
-        value = {} if key is None else {"key": key}
-        processor.update_state(update(engine, 1, added=[(0, params(engine, value), [0], [])]))
-    assert engine.Processor.built == [b"1", b"2"]
 
 
 # --- random batch updates against a plain model ---------------------------------------------------

@@ -117,7 +117,7 @@ def _header(results: Sequence[Result]) -> str:
         tiles.append(("open", open_, "not decided here"))
     if failed:
         tiles.append(("bad", failed, "experiment failed" if failed == 1 else "experiments failed"))
-    summary = "".join(
+    summary = "\n".join(
         f'<li class="{kind}"><strong>{number}</strong> {label}</li>'
         for kind, number, label in tiles
     )
@@ -174,9 +174,9 @@ def _overview(methods: dict[str, list[Result]]) -> str:
         if open_:
             claims += f", {open_} not decided"
         state = (
-            f'<span class="badge bad">{failed} failed</span>'
+            f'<span class="badge bad">{failed} of {len(results)} failed</span>'
             if failed
-            else '<span class="badge good">ran</span>'
+            else f'<span class="badge good">{len(results)} ran</span>'
         )
         version = next((r.versions[package] for r in results if package in r.versions), "")
         rows += (
@@ -186,7 +186,7 @@ def _overview(methods: dict[str, list[Result]]) -> str:
             f' <span class="quiet">{_text(version)}</span></th>'
             f'<td role="cell" data-label="Claims"><span>{claims}'
             f"{_share_bar(holds, fails, open_)}</span></td>"
-            f'<td role="cell" data-label="Experiments"><span>{len(results)} {state}</span></td>'
+            f'<td role="cell" data-label="Experiments"><span>{state}</span></td>'
             f'<td role="cell" data-label="Time" class="num">'
             f"<span>{format_duration(sum(r.seconds for r in results))}</span></td></tr>\n"
         )
@@ -331,8 +331,9 @@ def _interval_picture(claim: Claim) -> str:
 
     def place(value: float) -> float:
         clipped = min(max(value, low), high)
-        # Halves, so that the difference of two large floats cannot overflow.
-        fraction = (clipped / 2 - low / 2) / (high / 2 - low / 2)
+        # In units of the largest, so that neither huge nor tiny floats leave the range of floats.
+        unit = max(abs(low), abs(high))
+        fraction = (clipped / unit - low / unit) / (high / unit - low / unit)
         return margin + (width - 2 * margin) * fraction
 
     marks = f'<line class="axis" x1="0" x2="{width:g}" y1="6" y2="6"></line>'

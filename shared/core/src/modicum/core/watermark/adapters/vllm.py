@@ -91,7 +91,7 @@ class EngineConfig:
 
     ``keys`` maps names to key files, at least one; relative paths start at the file's own folder.
     ``default_key`` serves requests that name no key and may be left out when there is one key.
-    ``scheme`` is passed on to the scheme's builder. A changed file is seen after a restart.
+    ``scheme`` holds whatever the watermark itself needs. A changed file is seen after a restart.
 
     Attributes
     ----------
@@ -280,7 +280,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):
     """Logits processor for vLLM that marks the rows whose request asks for it.
 
     A subclass names the field of ``SamplingParams.extra_args`` and the environment variable of the
-    configuration, and builds the scheme. Pass the subclass, or ``"module:Class"``, to the engine's
+    configuration, and builds the schemes. Pass the subclass, or ``"module:Class"``, to the engine's
     ``logits_processors``.
 
     Parameters
@@ -315,7 +315,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         self._rows: dict[int, _Row] = {}
-        self._schemes: dict[str, StepScheme] = {}
+        self._schemes: Mapping[str, StepScheme] = {}
         self._warned = False
         self.device = torch.device(device)
         self.config = self._load_config()
@@ -343,7 +343,8 @@ class WatermarkLogitsProcessor(LogitsProcessor):
                 f"comes from an entry point; name it explicitly (--logits-processors {name}) or "
                 "start the engine with --no-async-scheduling"
             )
-        vocab_size = self._scheme(self.config.default_key).vocab_size
+        self._schemes = self.build_schemes(self.config)
+        vocab_size = max(scheme.vocab_size for scheme in self._schemes.values())
         if vocab_size > vllm_config.model_config.get_vocab_size():
             raise ValueError(
                 f"the watermark in {self.config.path} was made for a vocabulary of {vocab_size}, "
@@ -351,22 +352,23 @@ class WatermarkLogitsProcessor(LogitsProcessor):
             )
 
     @abstractmethod
-    def build_scheme(self, settings: Mapping[str, Any], key: bytes) -> StepScheme:
-        """Build the watermark of one key.
-
-        Called once per key; whatever keys share (an anchor) may be kept on ``self``.
+    def build_schemes(self, config: EngineConfig) -> Mapping[str, StepScheme]:
+        """Build the watermark of every key; called once, when the engine starts.
 
         Parameters
         ----------
-        settings
-            The ``scheme`` object of the configuration file.
-        key
-            Content of the key file.
+        config
+            The configuration: settings, keys and the folder that relative paths start at.
 
         Returns
         -------
-        StepScheme
-            Works on ``self.device``.
+        Mapping
+            A scheme for each name in ``config.keys``, working on ``self.device``.
+
+        Raises
+        ------
+        ValueError
+            If the settings or a key are wrong; stops the start of the engine.
         """
 
     @classmethod
@@ -435,12 +437,6 @@ class WatermarkLogitsProcessor(LogitsProcessor):
         """Return False: vLLM then runs the processor before its own sampling steps."""
         return False
 
-    def _scheme(self, name: str) -> StepScheme:
-        assert self.config is not None
-        if name not in self._schemes:
-            self._schemes[name] = self.build_scheme(self.config.scheme, self.config.keys[name])
-        return self._schemes[name]
-
     def _new_row(self, params: SamplingParams, output_ids: list[int]) -> _Row | None:
         settings = self._request(params)
         if settings is None or self._stands_back:
@@ -450,7 +446,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):
                 "a request asks for a watermark but this worker has none: its environment lacks "
                 f"{self.config_variable}, which the front end has"
             )
-        return _Row(settings, self._scheme(settings.key or self.config.default_key), output_ids)
+        return _Row(settings, self._schemes[settings.key or self.config.default_key], output_ids)
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow requests that left, joined or changed rows."""
