@@ -520,7 +520,7 @@ class DetectorStream:
         return json.dumps(
             {
                 "format": STREAM_FORMAT,
-                "record": self.detector.config.record().to_dict(),
+                "record": json.loads(self.detector.config.record().to_json()),
                 "alpha": self.detector.alpha,
                 "start": self.detector.start,
                 "tracker": self._tracker.to_dict(),
@@ -545,7 +545,7 @@ class DetectorStream:
             raise ValueError(
                 f"stream state has format {state.get('format')!r}, expected {STREAM_FORMAT}"
             )
-        saved = WatermarkRecord.from_dict(state["record"])
+        saved = WatermarkRecord.from_json(json.dumps(state["record"]))
         saved.check_compatible(detector.config.record())
         for name in ("alpha", "start"):
             if state[name] != getattr(detector, name):

@@ -18,7 +18,7 @@ Array = Any
 PARTITIONS = ("hash", "balanced", "none")
 
 BALANCED_HEAD = 1024
-"""Tokens that the balanced partition places greedily; the rest carries little mass and is hashed."""
+"""Tokens that the balanced partition places greedily; the rest, of little mass, is hashed."""
 
 
 def hash_groups(prf: PhiloxPRF, state_B4: Array, vocab_size: int, num_groups: int) -> Array:
