@@ -403,7 +403,8 @@ class NGramAnchor:
             for i in range(n - 1, 0, -1):
                 key_B = key_B * self.vocab_size + context_ids_BL[:, -i]
             place_B = np.searchsorted(table.contexts_C, key_B).clip(max=len(table.contexts_C) - 1)
-            row_N = np.nonzero((table.contexts_C[place_B] == key_B) & (lengths_B >= n - 1))[0]
+            # A context that reaches into the padding has a negative key, which no table holds.
+            row_N = np.nonzero(table.contexts_C[place_B] == key_B)[0]
             place_N = place_B[row_N]
             scale_N = 1.0 / (table.total_C[place_N] + self.strength)
             probs_BV[row_N] *= (self.strength * scale_N)[:, None]
@@ -435,7 +436,7 @@ class NGramAnchor:
                 key_B = key_B * self.vocab_size + context_ids_BL[:, -i]
             contexts_C = table["contexts_C"]
             place_B = torch.searchsorted(contexts_C, key_B).clamp(max=len(contexts_C) - 1)
-            row_N = ((contexts_C[place_B] == key_B) & (lengths_B >= n - 1)).nonzero()[:, 0]
+            row_N = (contexts_C[place_B] == key_B).nonzero()[:, 0]
             place_N = place_B[row_N]
             scale_N = 1.0 / (table["total_C"][place_N] + self.strength)
             probs_BV[row_N] *= (self.strength * scale_N)[:, None]
