@@ -423,6 +423,30 @@ def test_results_say_where_they_were_measured(tmp_path):
     assert result.started.endswith("+00:00")
 
 
+def test_a_driver_that_cannot_be_asked_does_not_cost_a_result(tmp_path, monkeypatch):
+    def refuses():
+        raise RuntimeError("Found no NVIDIA driver")
+
+    monkeypatch.setattr("modicum.core.experiment._hardware", refuses)
+    results = run_experiments(
+        [fake("a", good), fake("b", lambda _: 1 / 0)], tmp_path, device="cuda"
+    )
+    assert [result.status for result in results] == ["ok", "failed"]
+    assert results[0].environment == {"Hardware": "unknown (RuntimeError: Found no NVIDIA driver)"}
+
+
+def test_a_gpu_is_named_where_the_run_was_asked_to_use_it(tmp_path, monkeypatch):
+    hardware = {"cpu": "abacus", "cores": 2, "memory_gib": 7.8, "gpus": [{"name": "H200"}]}
+    monkeypatch.setattr("modicum.core.experiment._hardware", lambda: hardware)
+    on_gpu, on_cpu = (
+        run_experiments([fake("a", good)], tmp_path, device=device)[0].environment
+        for device in ("cuda:0", "cpu")
+    )
+    assert on_gpu["GPU"] == "H200"
+    assert "GPU" not in on_cpu
+    assert (on_cpu["CPU"], on_cpu["Memory"]) == ("abacus, 2 cores", "8 GiB")
+
+
 def test_load_results_shows_what_it_cannot_read(tmp_path):
     run_experiments([fake("z", good), fake("a", good)], tmp_path)
     folder = tmp_path / "modicum-other" / "torn"

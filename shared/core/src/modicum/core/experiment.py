@@ -19,6 +19,7 @@ import base64
 import binascii
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import io
 import json
@@ -64,7 +65,7 @@ RESULT_FILE = "result.json"
 _FORMAT = 1  # number of the layout of result.json; raised when an older reader could misread it
 _FLOAT_TAG = "$float"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# A result names the versions of those of these that took part in the run (were imported).
+# A result names the versions of those of these that were in memory at its end.
 _NOTED_DISTRIBUTIONS = (
     "numpy",
     "scipy",
@@ -345,7 +346,7 @@ class Result:
     seconds
         Wall-clock duration.
     versions
-        Versions of Python, of the package and of the libraries that took part.
+        Versions of Python, of the package and of the libraries that were in memory.
     error
         The traceback of a failed run.
     environment
@@ -741,6 +742,8 @@ class RunContext:
         return self._make(status="failed", error="".join(traceback.format_exception(error)))
 
     def _make(self, **fields: Any) -> Result:
+        # Before the versions: describing the hardware brings torch into memory where there is one.
+        environment = _environment(self.device)
         return Result(
             experiment=self.experiment.name,
             package=self.experiment.package,
@@ -750,7 +753,7 @@ class RunContext:
             device=self.device,
             seconds=time.perf_counter() - self._clock,
             versions=_versions(self.experiment.package),
-            environment=_environment(self.device),
+            environment=environment,
             started=self._started.isoformat(timespec="seconds"),
             **fields,
         )
@@ -790,26 +793,24 @@ def _versions(package: str) -> dict[str, str]:
     return versions
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+@functools.cache
+def _hardware() -> dict[str, Any]:
+    from modicum.core.device import describe_hardware
+
+    return describe_hardware()
 
 
 def _environment(device: str) -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    environment = {"CPU": f"{_processor()}, {cores} cores"}
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-        environment["Memory"] = f"{gigabytes:.0f} GB"
-    torch = sys.modules.get("torch")
-    if torch is not None and device.startswith("cuda"):
-        environment["GPU"] = torch.cuda.get_device_name(device)
+    """Put the hardware in words. A driver that cannot be asked must not cost a result."""
+    try:
+        hardware = _hardware()
+    except Exception as error:
+        return {"Hardware": f"unknown ({type(error).__name__}: {error})"}
+    environment = {"CPU": f"{hardware['cpu']}, {hardware['cores']} cores"}
+    if hardware["memory_gib"] is not None:
+        environment["Memory"] = f"{hardware['memory_gib']:.0f} GiB"
+    if device.startswith("cuda"):
+        environment["GPU"] = ", ".join(gpu["name"] for gpu in hardware["gpus"]) or "none"
     environment["System"] = f"{platform.system()} {platform.machine()}"
     return environment
 
