@@ -1,0 +1,492 @@
+"""The commands of ``modicum ewatermark …`` (also installed as ``modicum-ewatermark``).
+
+Parses, calls, prints. Exit codes of ``detect``, ``watch`` and ``scan``: 0 detected, 1 not detected,
+2 error. A key is only ever named by the path of its file.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from modicum.core.cli import method_main
+
+app = typer.Typer(
+    help="Anytime-valid watermark for language-model text.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+KeyFile = Annotated[Path, typer.Option(help="File that holds the secret key; see keygen.")]
+Record = Annotated[Path, typer.Option(help="Watermark record (JSON) with all parameters.")]
+Tokenizer = Annotated[str, typer.Option(help="Folder of a tokenizer, or 'tiny'.")]
+AnchorName = Annotated[
+    str | None,
+    typer.Option(
+        help="'uniform', 'tiny', an n-gram file or a model's folder; by default 'uniform' or "
+        "'tiny', whichever the record names."
+    ),
+]
+Window = Annotated[int, typer.Option(help="Tokens that a language-model anchor reads.")]
+Alpha = Annotated[float, typer.Option(help="Bound on the false-alarm probability.")]
+Start = Annotated[
+    str, typer.Option(help="'beginning', or 'mixture' to find marks that begin late.")
+]
+Ids = Annotated[bool, typer.Option("--ids", help="The input is token ids, not text.")]
+Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', …")]
+
+BLOCK = 64
+"""Tokens handed to the anchor at once when a text is streamed."""
+
+
+@app.command()
+def keygen(path: Annotated[Path, typer.Argument(help="Where to write the key.")]) -> None:
+    """Write a new secret key, readable by its owner only."""
+    from modicum.core.prf import key_id
+    from modicum.core.watermark.record import generate_key, save_key
+
+    key = generate_key()
+    save_key(path, key)
+    typer.echo(f"wrote {path} (key id {key_id(key)})")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="Prompt; it is not scored.")] = "",
+    key_file: KeyFile = Path("key.txt"),
+    record: Record = Path("wm.json"),
+    model: Annotated[str, typer.Option(help="Folder of a causal model, or 'tiny'.")] = "tiny",
+    anchor: Annotated[str, typer.Option(help="As in detect.")] = "tiny",
+    window: Window = 20,
+    num_groups: Annotated[int, typer.Option(help="Seed symbols m.")] = 16,
+    score: Annotated[str, typer.Option(help="Score the detector will use.")] = "defensive-mixture",
+    max_new_tokens: Annotated[int, typer.Option(help="Length of the response.")] = 200,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus mass.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampler (not of the key).")] = 0,
+    out: Annotated[Path | None, typer.Option(help="File for the text; else printed.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Generate watermarked text with a causal language model and file the record beside it."""
+    from modicum.core.watermark.record import load_key, tokenizer_hash
+    from modicum.ewatermark import EWatermarkConfig
+    from modicum.ewatermark.integrations.loading import (
+        generate_text,
+        load_anchor,
+        load_model,
+        load_tokenizer,
+    )
+
+    key = load_key(key_file)
+    tokenizer = load_tokenizer(model)
+    vocab_size = len(tokenizer)
+    config = EWatermarkConfig(
+        key=key,
+        vocab_size=vocab_size,
+        num_groups=num_groups,
+        score=score,
+        anchor=load_anchor(anchor, vocab_size, window=window, device=device),
+    )
+    text = generate_text(
+        load_model(model, device),
+        tokenizer,
+        config,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
+    config.record(tokenizer_hash(tokenizer)).save(record)
+    if out is None:
+        typer.echo(text)
+    else:
+        from modicum.core.experiment import write_atomic
+
+        write_atomic(out, text.encode())
+        typer.echo(f"wrote {out} and {record} (key id {config.key_id})", err=True)
+
+
+def _detector(
+    record: Path,
+    key_file: Path,
+    tokenizer: str,
+    anchor: str | None,
+    window: int,
+    alpha: float,
+    start: str,
+    ids: bool,
+    device: str,
+) -> tuple[Any, Any]:
+    """Build the detector of a record, and the tokenizer unless the input is ids."""
+    from modicum.core.watermark.anchors import UniformAnchor
+    from modicum.core.watermark.record import WatermarkRecord, load_key, tokenizer_hash
+    from modicum.ewatermark import EWatermarkConfig, EWatermarkDetector
+    from modicum.ewatermark.integrations.loading import load_anchor, load_tokenizer
+
+    filed = WatermarkRecord.load(record)
+    vocab_size = int(filed.parameters.get("vocab_size", 0))
+    if anchor is None:
+        uniform = UniformAnchor(vocab_size).fingerprint
+        anchor = "uniform" if filed.anchor_fingerprint == uniform else "tiny"
+    loaded = load_anchor(anchor, vocab_size, window=window, device=device)
+    config = EWatermarkConfig.from_record(filed, load_key(key_file), loaded)
+    if ids:
+        return EWatermarkDetector(config, alpha, start=start), None
+    encoder = load_tokenizer(tokenizer)
+    found = tokenizer_hash(encoder)
+    if filed.tokenizer_hash not in (None, found):
+        raise ValueError(
+            f"the record was made with tokenizer {filed.tokenizer_hash}, {tokenizer!r} is {found}"
+        )
+    return EWatermarkDetector(config, alpha, start=start), encoder
+
+
+def _chunks(source: TextIO, encoder: Any, whole: bool) -> Iterator[list[int]]:
+    """Yield token ids as text arrives.
+
+    A stream is cut in front of the last white space, where byte-level tokenizers never join
+    tokens, so that the ids are those of the whole text.
+    """
+    from modicum.ewatermark.detector import encode_text
+
+    if whole:
+        ids = encode_text(source.read(), encoder) if encoder else _numbers(source.read())
+        for at in range(0, len(ids), BLOCK):
+            yield ids[at : at + BLOCK]
+        return
+    held = ""
+    while True:
+        line = source.readline()
+        held += line
+        if not line:
+            if held:
+                yield encode_text(held, encoder) if encoder else _numbers(held)
+            return
+        stripped = held.rstrip()
+        cut = max(stripped.rfind(" "), stripped.rfind("\n")) if stripped else -1
+        if cut > 0:
+            ready, held = held[:cut], held[cut:]
+            yield encode_text(ready, encoder) if encoder else _numbers(ready)
+
+
+def _numbers(text: str) -> list[int]:
+    words = text.replace(",", " ").replace("[", " ").replace("]", " ").split()
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        bad = next(word for word in words if not word.lstrip("-").isdigit())
+        raise ValueError(f"with --ids the input must be integers, got {bad!r}") from None
+
+
+def _as_json(state: Any, token: int) -> str:
+    return json.dumps(
+        {
+            "num_tokens": state.num_tokens,
+            "token": token,
+            "num_tokens_scored": state.num_tokens_scored,
+            "match": state.match,
+            "log_e_value": state.log_e_value,
+            "p_value": state.p_value,
+            "stopped": state.stopped,
+        }
+    )
+
+
+def _verdict(stream: Any, alpha: float) -> str:
+    state = stream.state
+    found = (
+        f"DETECTED after {state.stopping_time} tokens"
+        if state.stopped
+        else f"not detected at alpha={alpha:g}"
+    )
+    return (
+        f"{found}: {state.num_tokens} tokens read, {state.num_tokens_scored} scored, "
+        f"{state.num_matches} matches, log10 e-value {state.log10_e_value:.2f}, "
+        f"anytime-valid p-value {state.p_value:.3g}"
+    )
+
+
+@app.command()
+def detect(
+    file: Annotated[str, typer.Argument(help="Text file, or - for standard input.")] = "-",
+    record: Record = Path("wm.json"),
+    key_file: KeyFile = Path("key.txt"),
+    tokenizer: Tokenizer = "tiny",
+    anchor: AnchorName = None,
+    window: Window = 20,
+    alpha: Alpha = 0.01,
+    start: Start = "beginning",
+    ids: Ids = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON line per token.")] = False,
+    early: Annotated[bool, typer.Option("--early", help="Stop at the first detection.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Detect the watermark in a file or a stream: exit 0 detected, 1 not, 2 error."""
+    detector, encoder = _detector(
+        record, key_file, tokenizer, anchor, window, alpha, start, ids, device
+    )
+    stream = detector.stream()
+    if file == "-":
+        _feed(sys.stdin, stream, encoder, jsonl=jsonl, early=early, whole=False)
+    else:
+        with open(file, encoding="utf-8") as source:
+            _feed(source, stream, encoder, jsonl=jsonl, early=early, whole=True)
+    typer.echo(_verdict(stream, alpha), err=jsonl)
+    raise typer.Exit(0 if stream.state.stopped else 1)
+
+
+def _feed(
+    source: TextIO, stream: Any, encoder: Any, *, jsonl: bool, early: bool, whole: bool
+) -> None:
+    for block in _chunks(source, encoder, whole):
+        for token, state in zip(block, stream.push_many(block), strict=True):
+            if jsonl:
+                typer.echo(_as_json(state, token))
+            if early and state.stopped:
+                return
+
+
+@app.command()
+def watch(
+    record: Record = Path("wm.json"),
+    key_file: KeyFile = Path("key.txt"),
+    tokenizer: Tokenizer = "tiny",
+    anchor: AnchorName = None,
+    window: Window = 20,
+    alpha: Alpha = 0.01,
+    start: Start = "mixture",
+    ids: Ids = False,
+    state_file: Annotated[
+        Path | None, typer.Option(help="Saved after every chunk and resumed if it exists.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Follow standard input and report the evidence after every line."""
+    from modicum.core.experiment import write_atomic
+    from modicum.ewatermark import DetectorStream
+
+    detector, encoder = _detector(
+        record, key_file, tokenizer, anchor, window, alpha, start, ids, device
+    )
+    stream = detector.stream()
+    if state_file is not None and state_file.exists():
+        stream = DetectorStream.from_json(state_file.read_text(encoding="utf-8"), detector)
+        typer.echo(f"resumed at {stream.state.num_tokens} tokens", err=True)
+    announced = stream.state.stopped
+    for block in _chunks(sys.stdin, encoder, whole=False):
+        stream.push_many(block)
+        state = stream.state
+        typer.echo(
+            f"{state.num_tokens:8d} tokens  log10 e-value {state.log10_e_value:9.2f}  "
+            f"p-value {state.p_value:.3g}"
+        )
+        if state_file is not None:
+            write_atomic(state_file, stream.to_json().encode())
+        if state.stopped and not announced:
+            announced = True
+            typer.echo(f"DETECTED after {state.stopping_time} tokens")
+    raise typer.Exit(0 if stream.state.stopped else 1)
+
+
+def _documents(path: Path, column: str) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of a folder of .txt files, a JSON-lines file or a Parquet file."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*.txt")):
+            yield str(file.relative_to(path)), file.read_text(encoding="utf-8")
+    elif path.suffix == ".jsonl":
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                row = json.loads(line)
+                if column not in row:
+                    raise ValueError(f"{path}:{number} has no field {column!r}")
+                yield str(row.get("id", number)), row[column]
+    elif path.suffix == ".parquet":
+        try:
+            import pyarrow.parquet as parquet
+        except ImportError as error:
+            raise ImportError("reading Parquet needs pyarrow: pip install pyarrow") from error
+        texts = parquet.read_table(path, columns=[column]).column(column).to_pylist()
+        yield from ((str(number), text) for number, text in enumerate(texts))
+    else:
+        raise ValueError(f"{path} is neither a folder, a .jsonl nor a .parquet file")
+
+
+@app.command()
+def scan(
+    path: Annotated[Path, typer.Argument(help="Folder of .txt files, .jsonl or .parquet.")],
+    record: Record = Path("wm.json"),
+    key_file: KeyFile = Path("key.txt"),
+    tokenizer: Tokenizer = "tiny",
+    anchor: AnchorName = None,
+    window: Window = 20,
+    method: Annotated[
+        str, typer.Option(help="'e-bh', 'bonferroni', 'product' or 'mean'.")
+    ] = "e-bh",
+    alpha: Alpha = 0.05,
+    column: Annotated[str, typer.Option(help="Field that holds the text.")] = "text",
+    out: Annotated[Path | None, typer.Option(help="JSON-lines file for the result.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Scan many documents for one key; list the marked ones with a bounded share of errors."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from modicum.core.experiment import write_atomic
+    from modicum.ewatermark import detect_corpus
+    from modicum.ewatermark.detector import encode_text
+
+    detector, encoder = _detector(
+        record, key_file, tokenizer, anchor, window, alpha, "beginning", False, device
+    )
+    documents = list(_documents(path, column))
+    console = Console(stderr=True)
+    rows = track(documents, "reading", console=console, disable=not console.is_terminal)
+    encoded = (encode_text(text, encoder) for _, text in rows)
+    result = detect_corpus(encoded, detector, method=method, alpha=alpha)
+    lines = [
+        {
+            "id": name,
+            "log_e_value": float(log_e),
+            "num_tokens_scored": int(scored),
+            "prediction": bool(marked),
+        }
+        for (name, _), log_e, scored, marked in zip(
+            documents,
+            result.log_e_values,
+            result.num_tokens_scored,
+            result.prediction,
+            strict=True,
+        )
+    ]
+    if out is not None:
+        write_atomic(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    else:
+        for line in lines:
+            mark = "marked" if line["prediction"] else "-"
+            decimal = line["log_e_value"] / math.log(10)
+            typer.echo(f"{mark:7s} {decimal:9.2f}  {line['id']}")
+    found = int(result.prediction.sum())
+    typer.echo(
+        f"{found} of {len(lines)} documents marked ({method}, alpha={alpha:g}); corpus log10 "
+        f"e-value {result.log_e_value / math.log(10):.2f}, p-value {result.p_value:.3g}",
+        err=True,
+    )
+    raise typer.Exit(0 if found else 1)
+
+
+record_app = typer.Typer(help="Watermark records.", no_args_is_help=True)
+app.add_typer(record_app, name="record")
+
+
+@record_app.command("show")
+def record_show(path: Annotated[Path, typer.Argument(help="Record file.")]) -> None:
+    """Print a record after checking that this release can read it."""
+    from modicum.core.watermark.record import WatermarkRecord
+
+    typer.echo(WatermarkRecord.load(path).to_json())
+
+
+@app.command()
+def selftest(
+    n_keys: Annotated[int, typer.Option(help="Random keys of the null simulation.")] = 500,
+) -> None:
+    """Check the PRF's published vectors and the detector's mean e-value on this machine."""
+    from importlib.resources import files
+
+    import numpy as np
+
+    from modicum.core.prf import make_prf
+    from modicum.ewatermark import EWatermarkConfig, EWatermarkDetector
+
+    vectors = json.loads((files("modicum.core") / "vectors" / "prf_v1.json").read_text())
+    for vector in vectors["vectors"]:
+        key = vector["key"]
+        prf = make_prf(
+            vector["prf"],
+            bytes.fromhex(key["hex"]) if isinstance(key, dict) else key,
+            vector["domain"],
+        )
+        state = prf.context_state(np.array(vector["context"], dtype=np.int64))
+        if prf.words_range(state, 8).tolist() != vector["words"]:
+            raise ValueError(f"the PRF gives other words than published for {vector}")
+    typer.echo(f"PRF version {vectors['version']}: {len(vectors['vectors'])} vectors agree")
+    config = EWatermarkConfig(key=0, vocab_size=256)
+    text = (files("modicum.ewatermark") / "cli.py").read_bytes()[:2000]
+    check = EWatermarkDetector(config).rekey_check(list(text), n_keys=n_keys)
+    limit = 1 + 6 * check.mean_capped_stderr
+    typer.echo(
+        f"mean capped e-value over {n_keys} keys on unmarked text: {check.mean_capped:.3f} "
+        f"(at most 1 up to noise: {limit:.3f})"
+    )
+    if check.mean_capped > limit:
+        raise ValueError("the mean e-value on unmarked text is too large")
+
+
+@app.command("train-tiny")
+def train_tiny_command(
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints; resumed if it exists.")],
+    steps: Annotated[int, typer.Option(help="Optimiser steps per model.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of text and weights.")] = 0,
+) -> None:
+    """Train the small target and anchor models that the package ships."""
+    from modicum.ewatermark.integrations.tiny_lm import train_tiny
+
+    typer.echo(json.dumps(train_tiny(out, steps=steps, seed=seed), indent=2))
+
+
+def __getattr__(name: str) -> Any:
+    # What `modicum demo` runs: gathered here because only the command line may know both the
+    # simulations and the engines, and on demand so that --help stays quick.
+    if name == "EXPERIMENTS":
+        from modicum.ewatermark.experiments import EXPERIMENTS as simulated
+        from modicum.ewatermark.integrations.end_to_end import EXPERIMENTS as generated
+
+        return (*generated, *simulated)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("report"),
+    quick: Annotated[bool, typer.Option("--quick/--full", help="Size of the runs.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness but the keys.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Watermark a file of text, edit it, detect it again, and print what was found."""
+    from modicum.core.device import resolve_device
+    from modicum.core.experiment import run_experiments
+    from modicum.ewatermark.integrations.end_to_end import EXPERIMENTS as generated
+
+    wanted = [experiment for experiment in generated if experiment.name == "sample"]
+    results = run_experiments(
+        wanted, out, quick=quick, seed=seed, device=resolve_device(device), resume=False
+    )
+    for result in results:
+        typer.echo(result.text)
+        for table in result.tables:
+            typer.echo("\n" + " | ".join(table.columns))
+            for row in table.rows:
+                typer.echo(" | ".join(_cell(value) for value in row))
+        for claim in result.claims:
+            typer.echo(f"{'holds' if claim.holds else 'FAILS':6s} {claim.statement}")
+        if result.error:
+            raise ValueError(result.error)
+    if not all(claim.holds for result in results for claim in result.claims):
+        raise typer.Exit(1)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Run the commands as the script ``modicum-ewatermark``."""
+    method_main(app, "modicum-ewatermark")
