@@ -5,9 +5,9 @@ what each scheme's own detector observes, with ideal uniforms in the place of ke
 observations into running p-values and e-processes. No model, no key. The texts are written by each
 scheme's own sampler from the same laws, so figures of different schemes can be put side by side.
 
-Sequential forms: a running p-value may be *peeked* at (no correction: not valid), read at a *fixed*
-length, or held to the level ``alpha / (k (k + 1))`` at look k (a *union bound*: valid). An e-process
-is valid as it is.
+Sequential forms: a running p-value may be *peeked* at (no correction: not valid), read at a length
+*fixed* in advance, or held to the level ``alpha / (k (k + 1))`` at look k (a *union bound*: valid).
+An e-process is valid as it is.
 
 Legend: ``N`` rows of laws, ``V`` vocabulary, ``B`` simulated steps, ``R`` texts, ``T`` tokens,
 ``J`` parallel bets, ``L`` tournament layers.
@@ -417,7 +417,8 @@ def simulate_synthid(
             return rng.binomial(depth, 0.5, size=B)
         words_BV = rng.integers(1 << depth, size=(B, V))
         token_B = draw_rows(tournament_law(q_BV, words_BV, depth), rng)
-        return np.bitwise_count(words_BV[np.arange(B), token_B]).astype(np.int64)
+        words_B1 = words_BV[np.arange(B), token_B][:, None]
+        return ((words_B1 >> np.arange(depth)) & 1).sum(axis=1)
 
     return _simulate(target_NV, num_texts, num_tokens, rng, step)
 
