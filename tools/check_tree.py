@@ -3,8 +3,8 @@
 Looks at the files as git would store them: no file names the host of a package registry, none is
 larger than 5 MB, the namespace ``modicum`` has no ``__init__.py``, every test file has a name of
 its own, every changelog has a section for its version, every package carries the licence, and the
-READMEs mention only targets, extras and files that exist. Prints one line per problem. Changes
-nothing.
+READMEs and sources mention only targets, extras and files that exist. Prints one line per problem.
+Changes nothing.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def licenses(root: Path) -> Iterator[str]:
 
 
 def readmes(root: Path) -> Iterator[str]:
-    """Find commands and links in the READMEs that name something that does not exist."""
+    """Find commands, links and extras in READMEs and messages that do not exist."""
     makefile = (root / "Makefile").read_text() if (root / "Makefile").exists() else ""
     targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
     folders = projects(root)
@@ -128,10 +128,22 @@ def readmes(root: Path) -> Iterator[str]:
         for name, folder in folders.items()
     }
     for path in files(root):
-        if path.name != "README.md":
+        where = path.relative_to(root)
+        is_readme = path.name == "README.md"
+        if not is_readme and not (path.suffix == ".py" and "src" in where.parts):
             continue
         text = path.read_text(encoding="utf-8")
-        where = path.relative_to(root)
+        for name, listed in _REQUIREMENT.findall(text):
+            if name == "workspace":
+                continue
+            if name not in folders:
+                yield f"{where}: names modicum-{name}, which is no package"
+                continue
+            for extra in filter(None, re.split(r"[,\s]+", listed)):
+                if extra not in extras[name]:
+                    yield f"{where}: names the extra modicum-{name}[{extra}], which does not exist"
+        if not is_readme:
+            continue
         for link in _LINK.findall(text):
             if not (path.parent / link).exists():
                 yield f"{where}: links to {link}, which does not exist"
@@ -139,13 +151,6 @@ def readmes(root: Path) -> Iterator[str]:
             for target in re.findall(r"^\s*(?:\$ )?make ([a-z][a-z-]*)", block, re.MULTILINE):
                 if target not in targets:
                     yield f"{where}: runs `make {target}`, which the Makefile does not have"
-        for name, listed in _REQUIREMENT.findall(text):
-            if name not in folders and name != "workspace":
-                yield f"{where}: names modicum-{name}, which is no package"
-                continue
-            for extra in filter(None, re.split(r"[,\s]+", listed)):
-                if extra not in extras[name]:
-                    yield f"{where}: names the extra modicum-{name}[{extra}], which does not exist"
 
 
 CHECKS = (

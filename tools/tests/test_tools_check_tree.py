@@ -86,6 +86,7 @@ def test_lock_is_looked_at_as_git_stores_it(repository):
         ("packages/pvf/README.md", "[x](missing.md)", "links to missing.md"),
         ("packages/pvf/README.md", "modicum-pvg", "names modicum-pvg"),
         ("packages/pvf/README.md", "modicum-core[torch]", "extra modicum-core[torch]"),
+        ("packages/pvf/src/modicum/pvf/a.py", "# modicum-pvf[gpu]", "extra modicum-pvf[gpu]"),
     ],
 )
 def test_planted_fault_is_found(repository, path, text, message):
