@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -433,6 +434,17 @@ def test_a_driver_that_cannot_be_asked_does_not_cost_a_result(tmp_path, monkeypa
     )
     assert [result.status for result in results] == ["ok", "failed"]
     assert results[0].environment == {"Hardware": "unknown (RuntimeError: Found no NVIDIA driver)"}
+
+
+def test_describing_the_hardware_does_not_count_as_time_of_the_experiment(tmp_path, monkeypatch):
+    def slow():
+        time.sleep(0.5)
+        return {"cpu": "abacus", "cores": 2, "memory_gib": None, "gpus": []}
+
+    monkeypatch.setattr("modicum.core.experiment._hardware", slow)
+    start = time.perf_counter()
+    result = run_experiments([fake("a", good)], tmp_path)[0]
+    assert result.seconds + 0.5 <= time.perf_counter() - start
 
 
 def test_a_gpu_is_named_where_the_run_was_asked_to_use_it(tmp_path, monkeypatch):

@@ -742,6 +742,7 @@ class RunContext:
         return self._make(status="failed", error="".join(traceback.format_exception(error)))
 
     def _make(self, **fields: Any) -> Result:
+        seconds = time.perf_counter() - self._clock
         # Before the versions: describing the hardware brings torch into memory where there is one.
         environment = _environment(self.device)
         return Result(
@@ -751,7 +752,7 @@ class RunContext:
             seed=self.seed,
             quick=self.quick,
             device=self.device,
-            seconds=time.perf_counter() - self._clock,
+            seconds=seconds,
             versions=_versions(self.experiment.package),
             environment=environment,
             started=self._started.isoformat(timespec="seconds"),
