@@ -238,11 +238,12 @@ def test_a_cuda_graph_captures_the_call():
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_kernel_compiles_with_wide_pipelined_loads(capability, tmp_path, monkeypatch):
-    """Compile to PTX and machine code for A100 and H100, which takes no device.
+@pytest.mark.parametrize("kernel", ["whole rows", "parts of rows", "combine"])
+def test_kernels_compile_with_wide_pipelined_loads(kernel, capability, tmp_path, monkeypatch):
+    """Compile to machine code for A100 and H100, which takes no device.
 
-    The vocabulary, strides and pointers are multiples of 16, as real ones are; what is pinned is
-    that half-precision logits then move in 16-byte copies that run ahead of the arithmetic.
+    Vocabulary, strides and the address of the logits are multiples of 16, as real ones are; what is
+    pinned is that half-precision logits then move in 16-byte copies ahead of the arithmetic.
     """
     compiler = pytest.importorskip("triton.compiler")
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -252,23 +253,30 @@ def test_kernel_compiles_with_wide_pipelined_loads(capability, tmp_path, monkeyp
     from modicum.core.kernels.logits_summary import triton as fused
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    names = fused._summary_kernel.arg_names
+    constants = {"stride_v": 1, "HAS_TOKENS": True, "HAS_SUPPRESS": True}
+    if kernel == "combine":
+        function, warps = fused._combine_kernel, 1
+        constants |= {"BLOCK_PARTS": 16}
+    else:
+        function, warps = fused._summary_kernel, fused._WARPS
+        constants |= {"SPLIT": kernel == "parts of rows", "UNROLL": 2}
+        constants |= {"BLOCK": fused._BLOCK, "STAGES": fused._STAGES}
+    names = function.arg_names
     types = dict.fromkeys(names, "i32")
     types |= {"logits_ptr": "*bf16", "stride_o": "i64", "stride_i": "i64"}
     types |= {"token_ptr": "*i64", "suppress_ptr": "*i64", "argmax_ptr": "*i64"}
     types |= {"floats_ptr": "*fp32", "partial_ptr": "*fp32", "partial_index_ptr": "*i32"}
-    constants = {"stride_v": 1, "HAS_TOKENS": True, "HAS_SUPPRESS": True, "SPLIT": True}
-    constants |= {"UNROLL": 2, "BLOCK": fused._BLOCK, "STAGES": fused._STAGES}
     types |= dict.fromkeys(constants, "constexpr")
-    aligned = ("logits_ptr", "stride_o", "stride_i", "vocabulary", "part_length")
+    aligned = {"logits_ptr", "stride_o", "stride_i", "vocabulary", "part_length"} & set(names)
     source = compiler.ASTSource(
-        fused._summary_kernel,
+        function,
         types,
         {(names.index(name),): value for name, value in constants.items()},
         {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
     compiled = compiler.compile(
-        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": fused._WARPS}
+        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps}
     )
-    assert "cp.async.cg.shared.global" in compiled.asm["ptx"]
     assert len(compiled.asm["cubin"]) > 0
+    if kernel != "combine":
+        assert "cp.async.cg.shared.global" in compiled.asm["ptx"]
