@@ -67,7 +67,7 @@ def install(tmp_path, monkeypatch):
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(site)
-    put_here = set()
+    put_here, modules = set(), []
     everything = importlib.metadata.entry_points
 
     def only_these(**selection):
@@ -79,6 +79,7 @@ def install(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "entry_points", only_these)
 
     def put(name, module, source, entry_points, metadata=""):
+        modules.append(module)
         (site / f"{module}.py").write_text(source)
         info = site / f"{name.replace('-', '_')}-1.5.dist-info"
         info.mkdir()
@@ -90,8 +91,8 @@ def install(tmp_path, monkeypatch):
         put_here.add(name)
 
     yield put
-    for module in [name for name in sys.modules if name.startswith("zz_")]:
-        del sys.modules[module]
+    for module in modules:
+        sys.modules.pop(module, None)
 
 
 @pytest.fixture

@@ -489,15 +489,19 @@ def install(tmp_path, monkeypatch):
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(site)
+    modules = []
 
     def put(name, module, source, entry_points):
+        modules.append(module)
         (site / f"{module}.py").write_text(source)
         info = site / f"{name.replace('-', '_')}-1.5.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
         (info / "entry_points.txt").write_text(entry_points)
 
-    return put
+    yield put
+    for module in modules:
+        sys.modules.pop(module, None)
 
 
 PLUGIN = """
