@@ -414,7 +414,7 @@ def simulate_synthid(
     def step(q_BV: NDArray[np.float64]) -> Array:
         B, V = q_BV.shape
         if null:
-            return rng.binomial(depth, 0.5, size=B)
+            return np.asarray(rng.binomial(depth, 0.5, size=B))
         words_BV = rng.integers(1 << depth, size=(B, V))
         token_B = draw_rows(tournament_law(q_BV, words_BV, depth), rng)
         words_B1 = words_BV[np.arange(B), token_B][:, None]
@@ -489,7 +489,7 @@ def peer_times(
     list of PeerTimes
     """
     check_alpha(alpha)
-    size = {"num_texts": num_texts, "num_tokens": num_tokens}
+    size: Any = {"num_texts": num_texts, "num_tokens": num_tokens}
     pivots_RT = simulate_gumbel(target_NV, rng=rng, **size)
     peers = [
         PeerTimes(

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -487,7 +488,7 @@ def compare_schemes(
     """
     generator = np.random.default_rng(rng)
     score = make_score("defensive-mixture", 2)
-    size = {"num_texts": num_texts, "num_tokens": horizon}
+    size: Any = {"num_texts": num_texts, "num_tokens": horizon}
     rows = []
     for m in dict.fromkeys((2, *num_groups)):
         texts = simulate(target_NV, anchor_NV, num_groups=m, rng=generator, **size)

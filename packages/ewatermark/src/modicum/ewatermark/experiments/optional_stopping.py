@@ -8,6 +8,7 @@ shows the experiment can find a test that is not valid.
 import importlib.metadata
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ NULL_WORDS = {
     "target-sample": "a sample of the model",
     "uniform": "uniform tokens",
 }
+GREEDY_AND_SAMPLED = ("anchor-argmax", "anchor-sample")
 TEXTS_AT_ONCE = 250
 
 BYTES = 256
@@ -181,9 +183,8 @@ def _licences() -> Iterator[str]:
     for distribution in sorted(distributions, key=lambda d: str(d.metadata["Name"]).lower()):
         for path in distribution.files or ():
             if path.name.upper().startswith(("LICENSE", "LICENCE", "COPYING")):
-                file = path.locate()
                 try:
-                    yield open(str(file), encoding="utf-8").read()  # noqa: SIM115
+                    yield Path(str(path.locate())).read_text(encoding="utf-8")
                 except (OSError, UnicodeDecodeError):
                     continue
 
@@ -244,22 +245,25 @@ def _rows(null: str, counts: Counts) -> list[list[Any]]:
     return rows
 
 
+def sizes_of(quick: bool) -> tuple[dict[str, dict[int, tuple[int, int]]], tuple[int, int], int]:
+    """Return texts and tokens by null and number of groups, those of p-values, and random keys."""
+    sizes = {}
+    for null in NULLS:
+        many = (20_000, 500) if null in GREEDY_AND_SAMPLED else (6000, 400)
+        sizes[null] = (
+            {2: (1500, 300), 16: (750, 300), 256: (400, 200)}
+            if quick
+            else {2: many, 16: (6000, 400), 256: (6000, 400)}
+        )
+    return sizes, (500, 300) if quick else (4000, 300), 250 if quick else 2000
+
+
 def run(ctx: RunContext) -> Result:
     """Count false positives on simulated and real text."""
     bank = TokenBank.build("base", seed=ctx.seed)
-    long = ("anchor-argmax", "anchor-sample")
-    sizes = {
-        null: {
-            2: (1500, 300) if ctx.quick else ((20_000, 500) if null in long else (6000, 400)),
-            16: (750, 300) if ctx.quick else (6000, 400),
-            256: (400, 200) if ctx.quick else (6000, 400),
-        }
-        for null in NULLS
-    }
-    p_size = (500, 300) if ctx.quick else (4000, 300)
-    num_keys = 250 if ctx.quick else 2000
+    sizes, p_size, num_keys = sizes_of(ctx.quick)
     steps = sum(n * t for by_m in sizes.values() for n, t in by_m.values())
-    steps += len(long) * p_size[0] * p_size[1] + 4 * num_keys * REAL_TOKENS
+    steps += len(GREEDY_AND_SAMPLED) * p_size[0] * p_size[1] + 4 * num_keys * REAL_TOKENS
     task = ctx.progress(steps, "false positives")
 
     claims: list[Claim] = []
@@ -294,7 +298,7 @@ def run(ctx: RunContext) -> Result:
                 *counts[worst],
             )
         )
-    for number, null in enumerate(long):
+    for number, null in enumerate(GREEDY_AND_SAMPLED):
         part = f"p-{null}"
         counts = ctx.load_partial(part)
         if counts is None:
