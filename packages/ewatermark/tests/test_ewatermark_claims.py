@@ -66,7 +66,7 @@ def _simulate(bank: TokenBank, m: int, texts: int, tokens: int, **changes):
 
 def test_anchored_needs_fewer_tokens_than_seal_with_the_base_anchor(bank: TokenBank) -> None:
     # The ratio is about 0.52 with a bootstrap error of 0.05 at this size; the bound 0.75.
-    texts = _simulate(bank, 2, 300, 300)
+    texts = _simulate(bank, 2, 250, 250)
     seal = union_bound_times(seal_p_values(texts), ALPHA)
     ours = e_process_times(log_wealth(AnchoredScore(2, 0.3), texts), ALPHA)
     ratio, (_, high) = ratio_of_medians_interval(ours, seal, paired=True)
@@ -76,11 +76,11 @@ def test_anchored_needs_fewer_tokens_than_seal_with_the_base_anchor(bank: TokenB
 
 def test_default_beats_gumbel_with_a_decent_anchor_and_loses_with_none(bank: TokenBank) -> None:
     # Medians about 16 (default), 25 (Gumbel e-process), 40 (Gumbel union bound), 43 (no anchor),
-    # each with an error of about 1.5 tokens at this size.
-    size = {"num_texts": 600, "num_tokens": 150}
-    ours = e_process_times(log_wealth(DefensiveScore(), _simulate(bank, 16, 600, 150)), ALPHA)
+    # each with an error of about 2 tokens at this size.
+    size = {"num_texts": 400, "num_tokens": 120}
+    ours = e_process_times(log_wealth(DefensiveScore(), _simulate(bank, 16, 400, 120)), ALPHA)
     none = TokenBank.build("uniform")
-    blind = e_process_times(log_wealth(DefensiveScore(), _simulate(none, 16, 600, 150)), ALPHA)
+    blind = e_process_times(log_wealth(DefensiveScore(), _simulate(none, 16, 400, 120)), ALPHA)
     pivots = simulate_gumbel(bank.target_BV, rng=np.random.default_rng(8), **size)
     gumbel = e_process_times(gumbel_log_wealth(pivots), ALPHA)
     union = union_bound_times(gumbel_p_values(pivots), ALPHA)
@@ -91,14 +91,14 @@ def test_default_beats_gumbel_with_a_decent_anchor_and_loses_with_none(bank: Tok
 
 
 def test_two_groups_lose_to_gumbel_and_anchored_fails_at_the_token_level(bank: TokenBank) -> None:
-    # Medians about 25 and 70; share detected at the token level about 0.33 of 150 texts.
-    two = e_process_times(log_wealth(AnchoredScore(2, 0.3), _simulate(bank, 2, 200, 300)), ALPHA)
+    # Medians about 25 and 70; share detected at the token level about 0.3 of 100 texts.
+    two = e_process_times(log_wealth(AnchoredScore(2, 0.3), _simulate(bank, 2, 200, 200)), ALPHA)
     pivots = simulate_gumbel(
         bank.target_BV, num_texts=200, num_tokens=150, rng=np.random.default_rng(9)
     )
     gumbel = e_process_times(gumbel_log_wealth(pivots), ALPHA)
     assert np.median(gumbel) < 0.75 * np.median(two)
-    texts = _simulate(bank, 256, 150, 200)
+    texts = _simulate(bank, 256, 100, 120)
     score = AnchoredScore(256, tokens_to_detect.best_delta(texts, 256))
     anchored = e_process_times(log_wealth(score, texts), ALPHA)
     assert np.isfinite(anchored).mean() < 0.6
@@ -107,9 +107,9 @@ def test_two_groups_lose_to_gumbel_and_anchored_fails_at_the_token_level(bank: T
 
 @pytest.mark.slow
 def test_anchored_against_seal_with_the_hot_anchor() -> None:
-    # Published setting. At 4000 texts the bootstrap interval of the ratio is about 0.05 wide on
-    # either side of 0.82.
-    times = tokens_to_detect.measure_case("hot", num_tokens=500, num_texts={2: 4000}, seed=0)
+    # Published setting: the ratio of scored tokens is about 0.91, its bootstrap error 0.025 at this
+    # size. The median lies where the anchored score's distribution is flat.
+    times = tokens_to_detect.measure_case("hot", num_tokens=500, num_texts={2: 8000}, seed=0)
     ours, seal = times[tokens_to_detect.PUBLISHED], times[tokens_to_detect.SEAL]
     ratio, (_, high) = ratio_of_medians_interval(ours, seal, paired=True)
     assert ratio < 0.95 and high < 1
@@ -124,7 +124,7 @@ def test_anchored_against_seal_with_the_hot_anchor() -> None:
 def test_no_e_score_exceeds_alpha_under_optional_stopping(
     bank: TokenBank, null: str, num_groups: int
 ) -> None:
-    texts, tokens = (300, 200) if num_groups < 256 else (150, 150)
+    texts, tokens = (200, 150) if num_groups < 256 else (80, 120)
     counts = optional_stopping.count_e_processes(
         bank,
         null,
@@ -244,14 +244,15 @@ def _run(name: str, out: Path) -> Result:
     (experiment,) = [e for e in EXPERIMENTS if e.name == name]
     (result,) = run_experiments([experiment], out, quick=True, seed=0)
     assert result.status == "ok", result.error
-    assert Result.load(out / "modicum-ewatermark" / name / "result.json").claims == result.claims
+    kept = Result.load(out / "modicum-ewatermark" / name / "result.json")
+    assert kept.to_json() == result.to_json()
     for file in result.files:
         assert (out / "modicum-ewatermark" / name / file).stat().st_size > 100
     return result
 
 
 def test_tokens_to_detect_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens_to_detect, "NUM_TOKENS", 60)
+    monkeypatch.setattr(tokens_to_detect, "QUICK_TOKENS", 60)
     sizes = {2: 30, 16: 30, 256: 10}
     monkeypatch.setattr(tokens_to_detect, "texts_by_groups", lambda case, quick: sizes)
     result = _run("tokens_to_detect", tmp_path)

@@ -251,11 +251,11 @@ def sizes_of(quick: bool) -> tuple[dict[str, dict[int, tuple[int, int]]], tuple[
     for null in NULLS:
         many = (20_000, 500) if null in GREEDY_AND_SAMPLED else (6000, 400)
         sizes[null] = (
-            {2: (1500, 300), 16: (750, 300), 256: (400, 200)}
+            {2: (1000, 250), 16: (500, 250), 256: (200, 200)}
             if quick
-            else {2: many, 16: (6000, 400), 256: (6000, 400)}
+            else {2: many, 16: (3000, 400), 256: (3000, 300)}
         )
-    return sizes, (500, 300) if quick else (4000, 300), 250 if quick else 2000
+    return sizes, (400, 300) if quick else (4000, 300), 150 if quick else 2000
 
 
 def run(ctx: RunContext) -> Result:

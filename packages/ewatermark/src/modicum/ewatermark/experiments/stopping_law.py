@@ -293,7 +293,7 @@ def _horizon_claims(rows: dict[float, Horizon]) -> list[Claim]:
 
 def run(ctx: RunContext) -> Result:
     """Measure the stopping law and compute the comparison of horizons."""
-    levels = tuple(a for a in LEVELS if not ctx.quick or a >= 1e-40)
+    levels = tuple(a for a in LEVELS if not ctx.quick or a >= 1e-20)
     task = ctx.progress(NUM_RUNS * len(SETTINGS) + len(MISMATCH_RATES), "stopping law")
     ratios = {
         setting: measure_ratios(*setting, levels, NUM_RUNS, ctx.seed, task) for setting in SETTINGS

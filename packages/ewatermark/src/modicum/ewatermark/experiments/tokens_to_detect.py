@@ -27,6 +27,7 @@ from modicum.ewatermark.simulation import SimulatedTexts, log_wealth, simulate
 
 ALPHA = 0.02
 NUM_TOKENS = 500
+QUICK_TOKENS = 300
 CASES = ("base", "hot", "poor", "uniform", "oracle")
 ANCHORS = {
     "base": "anchor at temperature 1, some noise",
@@ -64,10 +65,10 @@ def texts_by_groups(case: str, quick: bool) -> dict[int, int]:
     lies where the distribution is flat and needs many texts.
     """
     if quick:
-        sizes = {2: 1600 if case == "hot" else 300, 16: 300}
+        sizes = {2: 4000 if case == "hot" else 300, 16: 300}
         # The token level costs four times as much as the rest of a case.
         return sizes | ({256: 200} if case == "base" else {})
-    return {2: 4000 if case == "hot" else 1000, 16: 600, 256: 400}
+    return {2: 8000 if case == "hot" else 1000, 16: 600, 256: 400}
 
 
 def measure_case(case: str, *, num_tokens: int, num_texts: dict[int, int], seed: int) -> Times:
@@ -122,10 +123,20 @@ def ratio_claim(
     paper: float | None = None,
     note: str = "",
 ) -> Claim:
-    """State that a ratio of medians is below a bound and its interval excludes 1."""
+    """State that a ratio of medians is below a bound and its interval excludes 1.
+
+    Refuted if the whole interval is above the bound; otherwise undecided at this number of texts.
+    """
     ratio, interval = ratio_of_medians_interval(numerator, denominator, paired=paired)
-    holds = bool(ratio < below and interval[1] < 1)
-    criterion = f"Holds if the ratio is below {below:g} and its interval excludes 1. 95 % bootstrap"
+    holds: bool | None = None
+    if ratio < below and interval[1] < 1:
+        holds = True
+    elif interval[0] > below:
+        holds = False
+    criterion = (
+        f"Holds if the ratio is below {below:g} and its interval excludes 1, fails if the interval "
+        f"lies above {below:g}, is undecided otherwise. 95 % bootstrap"
+    )
     return Claim(
         name,
         statement,
@@ -271,24 +282,25 @@ def table_of(title: str, rows: list[SchemeTokens], note: str) -> Table:
 
 def run(ctx: RunContext) -> Result:
     """Measure all cases and peers."""
+    num_tokens = QUICK_TOKENS if ctx.quick else NUM_TOKENS
     task = ctx.progress(len(CASES) + 1, "tokens to detection")
     cases: dict[str, Times] = {}
     for case in CASES:
         times = _load(ctx, case)
         if times is None:
             num_texts = texts_by_groups(case, ctx.quick)
-            times = measure_case(case, num_tokens=NUM_TOKENS, num_texts=num_texts, seed=ctx.seed)
+            times = measure_case(case, num_tokens=num_tokens, num_texts=num_texts, seed=ctx.seed)
             ctx.save_partial(case, times)
         cases[case] = times
         task.advance(1)
     peers = _load(ctx, "peers")
     if peers is None:
         peer_texts = 200 if ctx.quick else 600
-        peers = measure_peers(num_texts=peer_texts, num_tokens=NUM_TOKENS, seed=ctx.seed)
+        peers = measure_peers(num_texts=peer_texts, num_tokens=num_tokens, seed=ctx.seed)
         ctx.save_partial("peers", peers)
     task.advance(1)
     note = (
-        f"α = {ALPHA}, at most {NUM_TOKENS} scored tokens; medians with exact intervals from order "
+        f"α = {ALPHA}, at most {num_tokens} scored tokens; medians with exact intervals from order "
         "statistics."
     )
     peer_rows = [
@@ -317,7 +329,7 @@ def run(ctx: RunContext) -> Result:
     return ctx.result(
         claims=claims_of(cases, peers),
         tables=tables,
-        figures=_figures(cases, peers, NUM_TOKENS),
+        figures=_figures(cases, peers, num_tokens),
         files=["tokens_to_detect.csv"],
         text=(
             "Contexts are drawn independently from a bank of 4000 simulated next-token laws over "
