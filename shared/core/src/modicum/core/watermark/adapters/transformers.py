@@ -204,7 +204,7 @@ class WatermarkProcessor(LogitsProcessor):
         for row, (token, _, _) in enumerate(facts):
             if token >= self.scheme.vocab_size:
                 current.finished[row] = True
-            elif not current.finished[row]:
+            else:
                 current.trackers[row].push(token)
         return current
 
