@@ -190,6 +190,8 @@ class EWatermarkScheme:
         if not active:
             return logprobs_BV
         xp = namespace(logprobs_BV)
+        if self.config.partition == "hash" and xp is not np and logprobs_BV.is_cuda:
+            return self._transform_on_device(logprobs_BV, active, trackers)
         target_BV = logprobs_BV[active][:, : self.vocab_size]
         q_BV = xp.exp(target_BV)
         total_B = q_BV.sum(-1)
@@ -222,6 +224,29 @@ class EWatermarkScheme:
         else:
             out_BV[active, : self.vocab_size] = marked_BV
         return out_BV
+
+    def _transform_on_device(
+        self, logprobs_BV: Array, active: list[int], trackers: Sequence[ContextTracker]
+    ) -> Array:
+        # The same step in two fused passes, which store no group ids.
+        import torch
+
+        from modicum.ewatermark.kernels.group_bias import group_bias as fused_group_bias
+
+        contexts = [trackers[row].context() for row in active]
+        ids_Bc = torch.tensor(contexts, dtype=torch.int64, device=logprobs_BV.device)
+        windows = [self.window_of(trackers[row].tokens) for row in active]
+        return fused_group_bias(
+            logprobs_BV,
+            active,
+            self.anchor_log_probs(windows, logprobs_BV),
+            self._part,
+            self._part.context_state(ids_Bc),
+            lambda masses_Bm: self._seeds(ids_Bc, masses_Bm),
+            vocab_size=self.vocab_size,
+            num_groups=self.config.num_groups,
+            strength=self.config.bias,
+        )
 
     def evidence(
         self,
