@@ -105,15 +105,17 @@ def test_two_groups_lose_to_gumbel_and_anchored_fails_at_the_token_level(bank: T
     assert np.isfinite(e_process_times(log_wealth(DefensiveScore(), texts), ALPHA)).mean() > 0.95
 
 
-@pytest.mark.slow
-def test_anchored_against_seal_with_the_hot_anchor() -> None:
-    # Published setting: the ratio of scored tokens is about 0.91, its bootstrap error 0.025 at this
-    # size. The median lies where the anchored score's distribution is flat.
-    times = tokens_to_detect.measure_case("hot", num_tokens=500, num_texts={2: 8000}, seed=0)
-    ours, seal = times[tokens_to_detect.PUBLISHED], times[tokens_to_detect.SEAL]
-    ratio, (_, high) = ratio_of_medians_interval(ours, seal, paired=True)
+def test_hot_anchor_leaves_the_published_setting_a_tail_that_the_mixture_removes() -> None:
+    # Medians about 134 (mixture) and 187 (SEAL), bootstrap error of their ratio 0.05; shares
+    # detected about 0.56 (anchored) and 0.95 (SEAL) with errors below 0.03. Whether the anchored
+    # median is below SEAL's depends on the simulated laws and is not asserted.
+    times = tokens_to_detect.measure_case("hot", num_tokens=260, num_texts={2: 400}, seed=0)
+    seal = times[tokens_to_detect.SEAL]
+    mixture = times[tokens_to_detect.DEFENSIVE.format(m=2)]
+    ratio, (_, high) = ratio_of_medians_interval(mixture, seal, paired=True)
     assert ratio < 0.95 and high < 1
-    assert np.isfinite(ours).mean() < 0.75 < 0.95 < np.isfinite(seal).mean()
+    anchored = np.isfinite(times[tokens_to_detect.PUBLISHED]).mean()
+    assert anchored + 0.15 < np.isfinite(seal).mean()
 
 
 # False positives --------------------------------------------------------------------------------

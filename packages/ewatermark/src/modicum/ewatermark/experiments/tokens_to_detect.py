@@ -68,7 +68,7 @@ def texts_by_groups(case: str, quick: bool) -> dict[int, int]:
         sizes = {2: 4000 if case == "hot" else 300, 16: 300}
         # The token level costs four times as much as the rest of a case.
         return sizes | ({256: 200} if case == "base" else {})
-    return {2: 8000 if case == "hot" else 1000, 16: 600, 256: 400}
+    return {2: 4000 if case == "hot" else 1000, 16: 600, 256: 400}
 
 
 def measure_case(case: str, *, num_tokens: int, num_texts: dict[int, int], seed: int) -> Times:
@@ -164,7 +164,19 @@ def claims_of(cases: dict[str, Times], peers: Times) -> list[Claim]:
             below=0.95,
             paired=True,
             paper=PAPER_RATIO,
-            note="Published: 72 against 84.5 tokens on Llama-2-7B-chat; here simulated laws.",
+            note="Published: 72 against 84.5 tokens on Llama-2-7B-chat; here simulated laws. The "
+            "growth at this δ is close to 0, so the ratio depends on the simulated laws: over "
+            "banks of seeds 1 to 4 it was 1.20, 1.01, 0.89 and 0.90, pooled 0.99 (0.92 to 1.05).",
+        ),
+        ratio_claim(
+            "untuned_two_groups_hot_anchor",
+            "On the same text with the same two groups, the defensive mixture needs fewer tokens "
+            "than SEAL without a tolerance to tune.",
+            hot[DEFENSIVE.format(m=2)],
+            hot[SEAL],
+            below=0.95,
+            paired=True,
+            note="Scored tokens only.",
         ),
         ratio_claim(
             "published_setting_base_anchor",
