@@ -103,6 +103,16 @@ def sample_row_by_row(monkeypatch, rows):
     monkeypatch.setattr(torch, "multinomial", multinomial)
 
 
+def assert_many_matches(config, rows):
+    """Unmarked positions match with probability 1/16: twice that in a thousand is 8 sigma up.
+
+    Marked ones match with probability 1 - TV, about 0.35 here: 2/16 is as far away from below.
+    """
+    out = EWatermarkDetector(config)(rows)
+    assert out.num_tokens_scored.sum() > 1000
+    assert out.num_matches.sum() > 2 / 16 * out.num_tokens_scored.sum()
+
+
 # --- what it is for: marked text is found, plain text is not -------------------------------------
 
 
@@ -122,25 +132,26 @@ def anchored(model):
     ],
 )
 def test_every_marked_response_of_a_batch_is_found_and_no_plain_one(
-    model, prompts, which, kwargs, request
+    exact_model, prompts, which, kwargs, request
 ):
     """Read from the response ids alone.
 
-    A plain row, or one read with another key, gets ``p <= alpha`` with probability at most alpha:
-    16 rows, 8e-7 in all.
+    Marked: in float64 the same seed writes the same text on every machine, so nothing is left to
+    chance. A plain row, or one read with another key, gets ``p <= alpha`` with probability at most
+    alpha over keys: 16 rows, 8e-7 in all.
     """
     config = request.getfixturevalue(which)
     detector = EWatermarkDetector(config, alpha=1e-3)
-    marked = responses(generate(model, prompts, config.for_transformers(), **kwargs), prompts)
-    plain = responses(generate(model, prompts, **kwargs), prompts)
+    marked = responses(generate(exact_model, prompts, config.for_transformers(), **kwargs), prompts)
+    plain = responses(generate(exact_model, prompts, **kwargs), prompts)
     assert detector(marked).prediction.all()
     assert (detector(plain).p_value > 5e-8).all()
     other_key = EWatermarkDetector(config.replace(key=b"another key of 32 random bytes.."))
     assert (other_key(marked).p_value > 5e-8).all()
 
 
-def test_num_return_sequences(model, config, prompts):
-    out = generate(model, prompts, config.for_transformers(), num_return_sequences=2)
+def test_num_return_sequences(exact_model, config, prompts):
+    out = generate(exact_model, prompts, config.for_transformers(), num_return_sequences=2)
     detector = EWatermarkDetector(config, alpha=1e-3)
     assert len(out) == 2 * len(LENGTHS)
     assert detector(responses(out, prompts)).prediction.all()
@@ -164,16 +175,13 @@ def test_responses_that_end_early(model, config, prompts):
         rows.append(row[:cut])
     lengths = {len(row) for row in rows}
     assert len(lengths) > 3 and max(lengths) > 30
-    out = EWatermarkDetector(config)(rows)
-    # Unmarked positions match with probability 1/16: twice that many in a thousand is 8 sigma up.
-    assert out.num_tokens_scored.sum() > 1000
-    assert out.num_matches.sum() > 2 / 16 * out.num_tokens_scored.sum()
+    assert_many_matches(config, rows)
 
 
 def test_a_bfloat16_model(model, config, prompts):
     half = copy.deepcopy(model).to(torch.bfloat16)
     out = responses(generate(half, prompts, config.for_transformers()), prompts)
-    assert EWatermarkDetector(config, alpha=1e-3)(out).prediction.all()
+    assert_many_matches(config, out)
 
 
 # --- token for token -----------------------------------------------------------------------------
