@@ -9,9 +9,10 @@ no other text.
 
     python -m modicum.ewatermark.integrations.tiny_lm train --out DIR
 
-repeats the training from nothing on one CPU core (`training.json` beside the models says how long it
-took) and goes on where it stopped when it is interrupted. Every row of every batch depends only on the seed and its own number, so a resumed
-run takes the very steps that an uninterrupted one would have taken.
+repeats the training from nothing on one CPU core (`training.json` beside the models says how long
+it took) and goes on where it stopped when it is interrupted. Every row of every batch depends only
+on the seed and its own number, so a resumed run takes the very steps that an uninterrupted one
+would have taken.
 
 Needs transformers (`pip install "modicum-ewatermark[transformers]"`). Knows nothing about
 watermarks.
