@@ -1,0 +1,173 @@
+"""Times one decoding step of our logits processor beside those of transformers, in one run.
+
+Every processor is driven as `generate` drives it: called once per step with ids that grow by one
+token per row. On CUDA our time is also set against the forward pass of a one-billion-parameter
+Llama with random weights.
+
+    python packages/ewatermark/benchmarks/bench_processor.py
+
+rewrites this device's part of ``RESULTS.md``; ``--dry-run`` uses small sizes and only prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+from typing import Any
+
+import torch
+from measuring import (
+    SEED,
+    clock,
+    kgw_processor,
+    our_configs,
+    preamble,
+    seconds,
+    synthid_processor,
+    table,
+    write_section,
+)
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from modicum.core.device import resolve_device, torch_generator
+from modicum.ewatermark.integrations.transformers import EWatermarkLogitsProcessor
+
+# Shape suffixes: B rows, L tokens so far, V vocabulary.
+
+PROMPT = 8
+WARM_UP = 6
+"""Steps before the clock starts: our four tokens of warm-up, kernels compiled, caches filled."""
+
+SIZES = {
+    "cpu": ((1, 8), (32_000, 128_256)),
+    "cuda": ((1, 64, 256), (32_000, 128_256)),
+    "dry": ((1, 2), (2_048,)),
+}
+TARGET_SHARE = 0.05
+CACHED_TOKENS = 256
+# The shape of a one-billion-parameter Llama: 1.24e9 parameters with tied embeddings.
+BILLION = dict(
+    vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
+    num_attention_heads=32, num_key_value_heads=8, head_dim=64, tie_word_embeddings=True,
+)  # fmt: skip
+SMALL = dict(
+    vocab_size=2_048, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+)  # fmt: skip
+
+
+def step_times(
+    processors: dict[str, Any], rows: int, vocab_size: int, repeats: int, device: str
+) -> dict[str, float]:
+    """Return each processor's median seconds per step; within a step they take turns."""
+    generator = torch_generator(SEED)
+    length = PROMPT + WARM_UP + repeats
+    ids_BL = torch.randint(0, vocab_size, (rows, length), generator=generator).to(device)
+    noise_BV = 3 * torch.randn(rows, vocab_size, generator=generator)
+    scores_BV = noise_BV.to(device).log_softmax(-1)
+    times: dict[str, list[float]] = {name: [] for name in processors}
+    for step in range(WARM_UP + repeats):
+        seen_BL = ids_BL[:, : PROMPT + step]
+        for name, processor in processors.items():
+            # A processor that did not fit once is not asked again.
+            if times[name] and times[name][-1] == float("inf"):
+                continue
+            taken = seconds(lambda p=processor, ids=seen_BL: p(ids, scores_BV), device)
+            times[name].append(taken)
+    return {
+        name: taken[-1] if taken[-1] == float("inf") else statistics.median(taken[WARM_UP:])
+        for name, taken in times.items()
+    }
+
+
+def cell(value: float) -> str:
+    return "out of memory" if value == float("inf") else f"{1e3 * value:.3g}"
+
+
+def measure(device: str, sizes: str, repeats: int) -> list[str]:
+    all_rows, vocabularies = SIZES[sizes]
+    header: list[str] = []
+    rows = []
+    for vocab_size in vocabularies:
+        configs = our_configs(vocab_size, device)
+        for count in all_rows:
+            processors: dict[str, Any] = {
+                f"ours, {name}": EWatermarkLogitsProcessor(config)
+                for name, config in configs.items()
+            }
+            processors["KGW"] = kgw_processor(vocab_size, device)
+            processors["SynthID"] = synthid_processor(device)
+            times = step_times(processors, count, vocab_size, repeats, device)
+            ours = times["ours, uniform"]
+            header = ["B", "V", *(f"{name} (ms)" for name in times)]
+            header += ["KGW / ours, uniform", "SynthID / ours, uniform"]
+            ratios = [f"{times[name] / ours:.2f}" for name in ("KGW", "SynthID")]
+            rows.append([str(count), f"{vocab_size:,}", *map(cell, times.values()), *ratios])
+            print(rows[-1], flush=True)
+    return table(header, rows)
+
+
+@torch.no_grad()
+def share_of_a_step(device: str, shape: dict[str, Any], repeats: int, all_rows: Any) -> list[str]:
+    """Return our processor's time as a share of a model's decoding step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        model = LlamaForCausalLM(LlamaConfig(**shape)).to(device, dtype).eval()
+    vocab_size = shape["vocab_size"]
+    config = our_configs(vocab_size, device)["uniform"]
+    rows = []
+    for count in all_rows:
+        ids_BL = torch.randint(
+            0, vocab_size, (count, CACHED_TOKENS + 1), generator=torch_generator(SEED)
+        ).to(device)
+        cache = model(ids_BL[:, :-1], use_cache=True).past_key_values
+        times = []
+        for _ in range(repeats + 1):
+            start = clock(device)
+            model(ids_BL[:, -1:], past_key_values=cache, use_cache=True)
+            times.append(clock(device) - start)
+            cache.crop(-1)
+        step = statistics.median(times[1:])
+        processors = {"ours": EWatermarkLogitsProcessor(config)}
+        ours = step_times(processors, count, vocab_size, repeats, device)["ours"]
+        verdict = "yes" if ours / step < TARGET_SHARE else "no"
+        rows.append([str(count), cell(step), cell(ours), f"{ours / step:.1%}", verdict])
+        print(rows[-1], flush=True)
+    header = ["B", "model step (ms)", "ours, uniform (ms)", "share", f"below {TARGET_SHARE:.0%}"]
+    parameters = sum(p.numel() for p in model.parameters())
+    title = (
+        f"One decoding step of a Llama with {parameters:,} random parameters, "
+        f"{CACHED_TOKENS} tokens in the cache:"
+    )
+    return [title, "", *table(header, rows)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--repeats", type=int, default=7, help="timed steps per cell")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
+    parser.add_argument("--dry-run", action="store_true", help="small sizes; RESULTS.md stays")
+    options = parser.parse_args()
+    device = resolve_device(options.device)
+    torch.set_num_threads(options.threads)
+    command = "python packages/ewatermark/benchmarks/bench_processor.py " + shlex.join(
+        ["--device", device, "--repeats", str(options.repeats), "--threads", str(options.threads)]
+    )
+    how = f"median of {options.repeats} steps after {WARM_UP}, processors taking turns"
+    sizes = "dry" if options.dry_run else device
+    lines = [*preamble(command, how), *measure(device, sizes, options.repeats), ""]
+    if device == "cuda" or options.dry_run:
+        shape = SMALL if options.dry_run else BILLION
+        lines += share_of_a_step(device, shape, options.repeats, SIZES[sizes][0])
+    else:
+        lines += ["Share of a decoding step of a 1B model: not measured: no GPU at hand."]
+    print("\n".join(lines))
+    if not options.dry_run:
+        write_section(f"processor {device}", lines)
+
+
+if __name__ == "__main__":
+    main()
