@@ -44,9 +44,7 @@ DRY = {"long": (1, 200), "short": (2, 100)}
 def peers(vocab_size: int, device: str) -> dict[str, Callable[[NDArray[np.int64]], object]]:
     """Return transformers' readers of ``int64[documents, tokens]``."""
     synthid = synthid_processor(device)
-    model_config = SimpleNamespace(
-        bos_token_id=-1, is_encoder_decoder=False, vocab_size=vocab_size
-    )
+    model_config = SimpleNamespace(bos_token_id=-1, is_encoder_decoder=False, vocab_size=vocab_size)
 
     def green_lists(ids: NDArray[np.int64]) -> object:
         # A new detector each time: it remembers bigrams that it has seen.
