@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -73,11 +74,12 @@ def measure(device: str, dry: bool, repeats: int) -> list[str]:
         readers |= peers(vocab_size, device)
         fast = {"ours, uniform", "SynthID mean score"}
         for kind in ("long", "short"):
-            calls, tokens = {}, {}
+            calls: dict[str, Callable[[], object]] = {}
+            tokens = {}
             for name, reader in readers.items():
                 shape = (DRY if dry else FAST if name in fast else SLOW)[kind]
                 ids = rng.integers(0, vocab_size, shape)
-                calls[name] = lambda r=reader, x=ids: r(x)
+                calls[name] = partial(reader, ids)
                 tokens[name] = ids.size
             rates = {n: tokens[n] / s for n, s in medians(calls, repeats, device).items()}
             for name, rate in rates.items():

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import statistics
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def step_times(
             # A processor that did not fit once is not asked again.
             if times[name] and times[name][-1] == float("inf"):
                 continue
-            taken = seconds(lambda p=processor, ids=seen_BL: p(ids, scores_BV), device)
+            taken = seconds(partial(processor, seen_BL, scores_BV), device)
             times[name].append(taken)
     return {
         name: taken[-1] if taken[-1] == float("inf") else statistics.median(taken[WARM_UP:])
