@@ -175,8 +175,8 @@ def test_error_probability_over_keys_on_fixed_odd_texts(make_config, ngram):
     limit = 75 + 6 * 8.5
     for name, ids in texts.items():
         detector = EWatermarkDetector(make_config(anchor=ngram), alpha=0.05)
-        from modicum.ewatermark import EWatermarkScheme
         from modicum.core.stats import log_e_process
+        from modicum.ewatermark import EWatermarkScheme
 
         schemes = [EWatermarkScheme(make_config(key=k, anchor=ngram)) for k in range(1500)]
         alarms = 0

@@ -1,4 +1,4 @@
-"""The experiments with a real model, small: they run, write what they say, and their claims hold."""
+"""The experiments with a real model, small: they run, write what they say, and claims hold."""
 
 import numpy as np
 import pytest

@@ -119,7 +119,7 @@ def _detector(
     anchor: str | None,
     window: int,
     alpha: float,
-    start: str,
+    start: Any,
     ids: bool,
     device: str,
 ) -> tuple[Any, Any]:
@@ -307,12 +307,9 @@ def _documents(path: Path, column: str) -> Iterator[tuple[str, str]]:
                     raise ValueError(f"{path}:{number} has no field {column!r}")
                 yield str(row.get("id", number)), row[column]
     elif path.suffix == ".parquet":
-        try:
-            import pyarrow.parquet as parquet
-        except ImportError as error:
-            raise ImportError("reading Parquet needs pyarrow: pip install pyarrow") from error
-        texts = parquet.read_table(path, columns=[column]).column(column).to_pylist()
-        yield from ((str(number), text) for number, text in enumerate(texts))
+        from modicum.ewatermark.integrations.parquet import read_texts
+
+        yield from read_texts(path, column)
     else:
         raise ValueError(f"{path} is neither a folder, a .jsonl nor a .parquet file")
 
@@ -349,10 +346,11 @@ def scan(
     rows = track(documents, "reading", console=console, disable=not console.is_terminal)
     encoded = (encode_text(text, encoder) for _, text in rows)
     result = detect_corpus(encoded, detector, method=method, alpha=alpha)
-    lines = [
+    lines: list[dict[str, Any]] = [
         {
             "id": name,
             "log_e_value": float(log_e),
+            "log10_e_value": float(log_e) / math.log(10),
             "num_tokens_scored": int(scored),
             "prediction": bool(marked),
         }
@@ -369,8 +367,7 @@ def scan(
     else:
         for line in lines:
             mark = "marked" if line["prediction"] else "-"
-            decimal = line["log_e_value"] / math.log(10)
-            typer.echo(f"{mark:7s} {decimal:9.2f}  {line['id']}")
+            typer.echo(f"{mark:7s} {line['log10_e_value']:9.2f}  {line['id']}")
     found = int(result.prediction.sum())
     typer.echo(
         f"{found} of {len(lines)} documents marked ({method}, alpha={alpha:g}); corpus log10 "
@@ -378,6 +375,189 @@ def scan(
         err=True,
     )
     raise typer.Exit(0 if found else 1)
+
+
+@app.command()
+def plan(
+    text: Annotated[
+        Path | None, typer.Option(help="Text like that to be marked; laws are read off it.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Folder of the target model, or 'tiny'.")] = "tiny",
+    anchor: Annotated[str, typer.Option(help="As in detect.")] = "tiny",
+    window: Window = 20,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    entropy: Annotated[
+        float | None, typer.Option(help="Instead of a text: entropy of the group masses, nats.")
+    ] = None,
+    total_variation: Annotated[
+        float, typer.Option(help="With --entropy: distance of target and anchor.")
+    ] = 0.1,
+    num_groups: Annotated[int, typer.Option(help="Seed symbols m.")] = 16,
+    score: Annotated[str, typer.Option(help="Score of the detector.")] = "defensive-mixture",
+    delta: Annotated[float, typer.Option(help="Tolerance of score 'anchored'.")] = 0.3,
+    alpha: Alpha = 0.01,
+    power: Annotated[float, typer.Option(help="Share of texts to be detected.")] = 0.9,
+    peers: Annotated[bool, typer.Option("--peers", help="Show other schemes too.")] = False,
+    num_texts: Annotated[int, typer.Option(help="Texts simulated per scheme.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Say how many tokens are needed for a level and a power."""
+    from dataclasses import asdict
+
+    from modicum.ewatermark.plan import compare_schemes, plan_from_entropy, plan_tokens
+
+    if (text is None) == (entropy is None):
+        raise ValueError("give either --text or --entropy")
+    if entropy is not None:
+        if peers:
+            raise ValueError("--peers needs the laws of a --text")
+        # The closed forms are those of a single bet.
+        single = "defensive" if score == "defensive-mixture" else score
+        found = plan_from_entropy(
+            entropy,
+            total_variation=total_variation,
+            num_groups=num_groups,
+            score=single,
+            delta=delta,
+            alpha=alpha,
+            power=power,
+        )
+        typer.echo(f"score {single}")
+    else:
+        assert text is not None
+        target_NV, anchor_NV = _laws(text, model, anchor, window, temperature, device)
+        found = plan_tokens(
+            target_NV,
+            anchor_NV,
+            num_groups=num_groups,
+            score=score,
+            delta=delta,
+            alpha=alpha,
+            power=power,
+            horizon=500,
+            num_texts=num_texts,
+            rng=seed,
+        )
+    for name, value in asdict(found).items():
+        typer.echo(f"{name:18s} {_cell(value)}")
+    if peers:
+        typer.echo("")
+        for row in compare_schemes(
+            target_NV, anchor_NV, alpha=alpha, num_texts=num_texts, rng=seed
+        ):
+            typer.echo(
+                f"{row.median_tokens:7g} tokens (median), {row.detected_fraction:6.1%} detected"
+                f"  {row.scheme}, {row.test}{' (distorts)' if row.distorts else ''}"
+            )
+
+
+def _laws(
+    text: Path, model: str, anchor: str, window: int, temperature: float, device: str
+) -> tuple[Any, Any]:
+    """Return the laws of target and anchor at the positions of a text, float64 ``[N, V]``."""
+    import numpy as np
+
+    from modicum.core.watermark.anchors import iter_sequence_log_probs
+    from modicum.core.watermark.causal_lm import SelfAnchor
+    from modicum.ewatermark.integrations.loading import load_anchor, load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    vocab_size = len(tokenizer)
+    ids = tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False)[:512]
+    if len(ids) < 2:
+        raise ValueError(f"{text} has fewer than two tokens")
+    target = SelfAnchor(load_model(model, device), vocab_size=vocab_size, temperature=temperature)
+    laws = []
+    for source in (target, load_anchor(anchor, vocab_size, window=window, device=device)):
+        blocks = [np.asarray(law) for _, law in iter_sequence_log_probs(source, ids)]
+        laws.append(np.exp(np.concatenate(blocks).astype(np.float64)))
+    return laws[0] / laws[0].sum(1, keepdims=True), laws[1] / laws[1].sum(1, keepdims=True)
+
+
+@app.command()
+def plot(
+    file: Annotated[Path, typer.Argument(help="Text file.")],
+    out: Annotated[Path, typer.Option(help="Figure (.svg, .png) or .html heat map.")],
+    record: Record = Path("wm.json"),
+    key_file: KeyFile = Path("key.txt"),
+    tokenizer: Tokenizer = "tiny",
+    anchor: AnchorName = None,
+    window: Window = 20,
+    alpha: Alpha = 0.01,
+    start: Start = "beginning",
+    n_keys: Annotated[int, typer.Option(help="Other keys drawn as a grey band.")] = 20,
+    device: Device = "auto",
+) -> None:
+    """Draw the evidence along a text, or mark every matching token in an HTML page."""
+    import numpy as np
+
+    from modicum.core.experiment import write_atomic
+    from modicum.ewatermark import EWatermarkDetector, plots
+    from modicum.ewatermark.detector import encode_text
+
+    detector, encoder = _detector(
+        record, key_file, tokenizer, anchor, window, alpha, start, False, device
+    )
+    ids = encode_text(file.read_text(encoding="utf-8"), encoder)
+    if out.suffix == ".html":
+        states = detector.stream().push_many(ids)
+        words = [encoder.decode([token]) for token in ids]
+        page = plots.match_html(words, [state.match for state in states])
+        body = f'<!doctype html><html lang="en"><meta charset="utf-8">{page}</html>'
+        write_atomic(out, body)
+        return
+    rng = np.random.default_rng(0)
+    others = [
+        EWatermarkDetector(detector.config.replace(key=rng.bytes(32)), alpha, start=start)(ids)
+        for _ in range(n_keys)
+    ]
+    result = detector(ids)
+    stop = int(result.stopping_time[0])
+    figure = plots.trajectories(
+        result.trajectory[0],
+        alpha,
+        others_BT=np.array([other.trajectory[0] for other in others]) if others else None,
+        stopping_time=stop if stop > 0 else None,
+    )
+    figure.savefig(out)
+
+
+@app.command()
+def simulate(
+    name: Annotated[
+        str, typer.Argument(help="'tokens_to_detect', 'optional_stopping' or 'stopping_law'.")
+    ] = "tokens_to_detect",
+    out: Annotated[Path, typer.Option(help="Folder for result, tables and figures.")] = Path(
+        "simulation"
+    ),
+    quick: Annotated[bool, typer.Option("--quick/--full", help="Size of the run.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+) -> None:
+    """Run an experiment on simulated laws; write its tables as CSV and its figures."""
+    import csv
+    import io
+
+    from modicum.core.experiment import run_experiments, write_atomic
+    from modicum.ewatermark.experiments import EXPERIMENTS as simulated
+
+    wanted = [experiment for experiment in simulated if experiment.name == name]
+    if not wanted:
+        names = ", ".join(experiment.name for experiment in simulated)
+        raise ValueError(f"no simulation is called {name!r}; there are {names}")
+    (result,) = run_experiments(wanted, out, quick=quick, seed=seed)
+    if result.error:
+        raise ValueError(result.error)
+    for number, table in enumerate(result.tables, 1):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
+        write_atomic(out / f"{name}-{number}.csv", text.getvalue())
+    for number, figure in enumerate(result.figures, 1):
+        if figure.svg is not None:
+            write_atomic(out / f"{name}-{number}.svg", figure.svg)
+    for claim in result.claims:
+        verdict = {True: "holds", False: "FAILS", None: "open"}[claim.holds]
+        typer.echo(f"{verdict:6s} {claim.statement}: {_cell(claim.measured)} {claim.unit}")
 
 
 record_app = typer.Typer(help="Watermark records.", no_args_is_help=True)
@@ -484,7 +664,9 @@ def demo(
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, tuple):
+        return " to ".join(_cell(part) for part in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:

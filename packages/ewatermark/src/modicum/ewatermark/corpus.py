@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modicum.core.stats import e_benjamini_hochberg, mean_e_value
+from modicum.core.stats.eprocess import Start
 from modicum.ewatermark.config import EWatermarkConfig
 from modicum.ewatermark.detector import EWatermarkDetector, exp_or_inf
 from modicum.ewatermark.evalues import Evidence
@@ -192,7 +193,7 @@ def detect_keys(
     *,
     alpha: float = 0.01,
     method: str = "fwer",
-    start: str = "beginning",
+    start: Start = "beginning",
 ) -> KeysResult:
     """Ask which of several keys (users, models, versions, payloads) marked a response.
 

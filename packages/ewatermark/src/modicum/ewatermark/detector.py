@@ -13,12 +13,13 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modicum.core.stats import EProcess
+from modicum.core.stats.eprocess import Start
 from modicum.core.watermark.anchors import iter_sequence_log_probs
 from modicum.core.watermark.contexts import ContextTracker, distinct_contexts, token_ids
 from modicum.core.watermark.record import WatermarkRecord
@@ -197,7 +198,7 @@ class EWatermarkDetector:
     """
 
     def __init__(
-        self, config: EWatermarkConfig, alpha: float = 0.01, *, start: str = "beginning"
+        self, config: EWatermarkConfig, alpha: float = 0.01, *, start: Start = "beginning"
     ) -> None:
         self.config = config
         self.alpha = check_alpha(alpha)
@@ -294,6 +295,16 @@ class EWatermarkDetector:
         for at in range(0, len(positions), size):
             yield positions[at : at + size], None
 
+    @overload
+    def __call__(
+        self, ids: Any, return_dict: Literal[True] = True, *, pad_token_id: int | None = None
+    ) -> EWatermarkDetectorOutput: ...
+
+    @overload
+    def __call__(
+        self, ids: Any, return_dict: bool, *, pad_token_id: int | None = None
+    ) -> EWatermarkDetectorOutput | NDArray[np.bool_]: ...
+
     def __call__(
         self, ids: Any, return_dict: bool = True, *, pad_token_id: int | None = None
     ) -> EWatermarkDetectorOutput | NDArray[np.bool_]:
@@ -366,9 +377,7 @@ class EWatermarkDetector:
         tokenizer
             A transformers tokenizer, or a callable ``text -> ids``.
         """
-        output = self(encode_text(text, tokenizer))
-        assert isinstance(output, EWatermarkDetectorOutput)
-        return output
+        return self(encode_text(text, tokenizer))
 
     def stream(self) -> "DetectorStream":
         """Open a stream that reads one response token by token."""

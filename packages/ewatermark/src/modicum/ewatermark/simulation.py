@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from modicum.core.stats import log_e_process
+from modicum.core.stats.eprocess import Start
 from modicum.ewatermark.coupling import coupled_group_law, group_masses
 from modicum.ewatermark.evalues import AnchoredMixtureScore, Evidence, Score
 from modicum.ewatermark.partition import balanced_groups
@@ -204,7 +205,7 @@ def _null_tokens(
 
 
 def log_wealth(
-    score: Score, texts: SimulatedTexts, *, start: str = "beginning"
+    score: Score, texts: SimulatedTexts, *, start: Start = "beginning"
 ) -> NDArray[np.float64]:
     """Return every text's log e-value after each token.
 

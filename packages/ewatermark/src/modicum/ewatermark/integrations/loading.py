@@ -6,6 +6,8 @@ read. Nothing is downloaded: a name that is no path must be in the local cache o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,20 @@ from modicum.core.watermark.anchors import Anchor, NGramAnchor, UniformAnchor
 
 TINY = "tiny"
 """Stands for the small model, its tokenizer and its anchor that come with the package."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suspend the bars that transformers draws while it loads weights."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def _require_transformers() -> Any:
@@ -71,8 +87,10 @@ def load_model(name: str, device: str = "auto") -> Any:
     if name == TINY:
         from modicum.ewatermark.integrations.tiny_lm import load_tiny
 
-        return load_tiny("target", device=device)[0]
-    model = transformers.AutoModelForCausalLM.from_pretrained(_local(name, "model"))
+        with quiet():
+            return load_tiny("target", device=device)[0]
+    with quiet():
+        model = transformers.AutoModelForCausalLM.from_pretrained(_local(name, "model"))
     return model.to(resolve_device(device)).eval()
 
 
@@ -115,14 +133,15 @@ def load_anchor(
         path = tiny_path("anchor")
     else:
         _local(name, "anchor")
-    return CausalLMAnchor.from_pretrained(
-        path,
-        device=resolve_device(device),
-        dtype="float32",
-        vocab_size=vocab_size,
-        window=window,
-        temperature=temperature,
-    )
+    with quiet():
+        return CausalLMAnchor.from_pretrained(
+            path,
+            device=resolve_device(device),
+            dtype="float32",
+            vocab_size=vocab_size,
+            window=window,
+            temperature=temperature,
+        )
 
 
 def generate_ids(

@@ -1,4 +1,4 @@
-"""What watermark packages share: contexts, anchors, warpers, attacks, the record and adapter skeletons.
+"""What watermark packages share: contexts, anchors, warpers, attacks, the record, adapters.
 
 Knows how tokens become scored positions and how a next-token law reaches a detector; knows no
 particular watermark. Everything here imports without torch; the parts that need it are loaded on
