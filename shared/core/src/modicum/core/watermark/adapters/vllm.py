@@ -46,6 +46,7 @@ from torch import Tensor
 
 from modicum.core.watermark.adapters import StepScheme
 from modicum.core.watermark.contexts import ContextTracker
+from modicum.core.watermark.record import load_key
 from modicum.core.watermark.warpers import warp
 
 SUPPORTED_VLLM = "0.25"
@@ -98,7 +99,7 @@ class EngineConfig:
     path
         The file.
     keys
-        Contents of the key files by name, byte for byte.
+        Keys by name, as `modicum.core.watermark.record.load_key` reads them.
     default_key
         Name of the key for requests that name none.
     scheme
@@ -144,11 +145,9 @@ class EngineConfig:
         keys = {}
         for name, file in names.items():
             try:
-                keys[name] = (path.parent / file).read_bytes()
-            except OSError as error:
+                keys[name] = load_key(path.parent / file)
+            except (OSError, ValueError) as error:
                 raise ValueError(f"cannot read key {name!r} of {path}: {error}") from error
-            if not keys[name]:
-                raise ValueError(f"the file of key {name!r} of {path} is empty")
         default_key = content.get("default_key", next(iter(keys)) if len(keys) == 1 else None)
         if not isinstance(default_key, str) or default_key not in keys:
             raise ValueError(
