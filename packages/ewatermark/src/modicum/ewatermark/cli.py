@@ -509,7 +509,9 @@ def plot(
         return
     rng = np.random.default_rng(0)
     others = [
-        EWatermarkDetector(detector.config.replace(key=rng.bytes(32)), alpha, start=start)(ids)
+        EWatermarkDetector(detector.config.replace(key=rng.bytes(32)), alpha, start=detector.start)(
+            ids
+        )
         for _ in range(n_keys)
     ]
     result = detector(ids)

@@ -34,10 +34,19 @@ EXPAND = 0x4D4F4449
 Array = Any
 """A NumPy array or a torch tensor of dtype int64."""
 
+_LOW32 = np.uint64(MASK32)
+
+_CACHED_BLOCKS = 4096
+"""Blocks expanded at once on a CPU: their words stay in its second-level cache."""
+
 
 def _mul32(a: Array, m: int) -> tuple[Array, Array]:
-    # High and low half of a 32x32-bit product in signed 64-bit arithmetic: the high half goes
-    # through 16-bit halves of the multiplier, since the full product may not fit 63 bits.
+    # High and low half of a 32x32-bit product.
+    if isinstance(a, np.ndarray):
+        product = a.view(np.uint64) * np.uint64(m)
+        return (product >> np.uint64(32)).view(np.int64), (product & _LOW32).view(np.int64)
+    # In signed 64-bit arithmetic the full product may not fit, so the high half goes through
+    # 16-bit halves of the multiplier.
     low_part = a * (m & 0xFFFF)
     high_part = a * (m >> 16) + (low_part >> 16)
     return high_part >> 16, ((high_part & 0xFFFF) << 16) | (low_part & 0xFFFF)
@@ -158,14 +167,6 @@ class KeyedPRF(Protocol):
         ...
 
 
-def _arange(n: int, like: Array) -> Array:
-    if isinstance(like, np.ndarray):
-        return np.arange(n, dtype=np.int64)
-    import torch
-
-    return torch.arange(n, dtype=torch.int64, device=like.device)
-
-
 def _stack(parts: list[Array] | tuple[Array, ...], like: Array) -> Array:
     if isinstance(like, np.ndarray):
         return np.stack(np.broadcast_arrays(*parts), axis=-1)
@@ -251,7 +252,12 @@ class PhiloxPRF:
         return _stack(state, ids)
 
     def _expand(self, state: Array, counter: Array) -> tuple[Array, Array, Array, Array]:
-        s0, s1, s2, s3 = (state[..., i] for i in range(4))
+        return self._expand_columns([state[..., i] for i in range(4)], counter)
+
+    def _expand_columns(
+        self, columns: list[Array], counter: Array
+    ) -> tuple[Array, Array, Array, Array]:
+        s0, s1, s2, s3 = columns
         k0, k1 = self.round_key
         zero = (s0 + counter) * 0
         key = (zero + (s3 ^ k0), zero + (k1 ^ self.expand))
@@ -279,9 +285,24 @@ class PhiloxPRF:
 
         Equal to ``words(state[..., None, :], arange(n))`` at a quarter of the work.
         """
-        counter = _arange((n + 3) // 4, state)
-        blocks = _stack(self._expand(state[..., None, :], counter), state)
-        return blocks.reshape(*state.shape[:-1], 4 * len(counter))[..., :n]
+        if not isinstance(state, np.ndarray):
+            import torch
+
+            if state.device.type == "cpu":
+                return torch.from_numpy(self.words_range(state.numpy(), n))
+            counter = torch.arange((n + 3) // 4, device=state.device)
+            blocks = _stack(self._expand(state[..., None, :], counter), state)
+            return blocks.reshape(*state.shape[:-1], 4 * len(counter))[..., :n]
+        rows_B4 = state.reshape(-1, 4)
+        words_Bn = np.empty((len(rows_B4), 4 * ((n + 3) // 4)), dtype=np.int64)
+        size = max(1, _CACHED_BLOCKS // max(1, len(rows_B4)))
+        for at in range(0, (n + 3) // 4, size):
+            counter = np.arange(at, min(at + size, (n + 3) // 4), dtype=np.int64)
+            columns_B4 = [rows_B4[:, i, None] for i in range(4)]
+            blocks = self._expand_columns(columns_B4, counter)
+            for i, block in enumerate(blocks):
+                words_Bn[:, 4 * at + i : 4 * (at + len(counter)) : 4] = block
+        return words_Bn[:, :n].reshape(*state.shape[:-1], n)
 
 
 class Blake2PRF(PhiloxPRF):

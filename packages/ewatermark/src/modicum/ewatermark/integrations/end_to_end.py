@@ -403,18 +403,25 @@ def run_attacks(ctx: RunContext) -> Result:
             [name, _median(by_plain), shares[name][0], _median(by_mixture), shares[name][1]]
         )
         task.advance(1)
+    # The loop ends with the spliced texts.
     last = edits[-1][0]
-    low, high = clopper_pearson(round(shares[last][1] * num), num)
+    ratio, interval = ratio_of_medians_interval(
+        by_mixture - START_OF_HUMAN_SPLICE,
+        by_plain - START_OF_HUMAN_SPLICE,
+        rng=ctx.seed,
+        paired=True,
+    )
     strong_low, strong_high = clopper_pearson(round(shares["substitute 10%"][0] * num), num)
     claims = [
         Claim(
             "late-start",
-            "A marked text behind 200 human tokens is found by the start mixture",
+            "A marked text behind 200 human tokens: the start mixture finds it after fewer tokens "
+            "(ratio of the medians counted from the start of the mark)",
             paper=None,
-            measured=shares[last][1],
-            interval=(float(low), float(high)),
-            holds=shares[last][1] > max(0.9, shares[last][0]),
-            note=f"without the mixture: {shares[last][0]:.3f}",
+            measured=ratio,
+            interval=interval,
+            holds=bool(interval[1] < 1) and shares[last][1] >= 0.9,
+            note=f"detected: {shares[last][1]:.3f} with the mixture, {shares[last][0]:.3f} without",
         ),
         Claim(
             "substitute-10",
