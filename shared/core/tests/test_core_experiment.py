@@ -609,3 +609,13 @@ def test_core_says_what_it_does_not_have():
 
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         modicum.core.nothing  # noqa: B018
+
+
+def test_files_of_a_run_into_a_relative_folder_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(ctx):
+        return ctx.result(files=[write_atomic(ctx.out / "note.txt", "kept")])
+
+    (result,) = run_experiments([Experiment("e", "modicum-x", "t", "s", run)], "report")
+    assert result.error is None and result.files == ["note.txt"]

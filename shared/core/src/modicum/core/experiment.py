@@ -658,7 +658,8 @@ class RunContext:
         sink: ProgressSink | None = None,
     ) -> None:
         self.experiment = experiment
-        self.out = Path(out)
+        # Absolute, so that a path built from it names the same file whatever it is compared with.
+        self.out = Path(out).absolute()
         self.quick = quick
         self.seed = seed
         self.device = device

@@ -290,9 +290,9 @@ class PhiloxPRF:
 
             if state.device.type == "cpu":
                 return torch.from_numpy(self.words_range(state.numpy(), n))
-            counter = torch.arange((n + 3) // 4, device=state.device)
-            blocks = _stack(self._expand(state[..., None, :], counter), state)
-            return blocks.reshape(*state.shape[:-1], 4 * len(counter))[..., :n]
+            every = torch.arange((n + 3) // 4, device=state.device)
+            blocks = _stack(self._expand(state[..., None, :], every), state)
+            return blocks.reshape(*state.shape[:-1], 4 * len(every))[..., :n]
         rows_B4 = state.reshape(-1, 4)
         words_Bn = np.empty((len(rows_B4), 4 * ((n + 3) // 4)), dtype=np.int64)
         size = max(1, _CACHED_BLOCKS // max(1, len(rows_B4)))
