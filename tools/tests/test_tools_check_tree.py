@@ -77,7 +77,8 @@ def test_lock_is_looked_at_as_git_stores_it(repository):
 @pytest.mark.parametrize(
     ("path", "text", "message"),
     [
-        ("data.bin", "x" * 5_000_001, "5.0 MB, at most 5 MB"),
+        # Named: a test's name travels in the environment, which cannot hold five megabytes.
+        pytest.param("data.bin", "x" * 5_000_001, "5.0 MB, at most 5 MB", id="large-file"),
         ("packages/pvf/src/modicum/__init__.py", "", "must not have an __init__.py"),
         ("shared/core/tests/test_pvf_a.py", "", "is the name of 2 test files"),
         ("packages/pvf/CHANGELOG.md", "## 0.1.1\n", "no section for version 0.1.0"),

@@ -181,6 +181,7 @@ def test_scan_lists_marked_documents(marked, tmp_path):
         ({"prf_version": 99}, "99"),
         ({"format_version": 7}, "7"),
         ({"scheme": "other"}, "other"),
+        ({"key_id": 5}, "key_id"),
         ({"anchor_fingerprint": "x"}, "anchor_fingerprint"),
     ],
 )

@@ -281,3 +281,63 @@ def test_keys_are_told_apart(make_config, world):
             detect_keys(ids, cfg, bad)
     with pytest.raises(ValueError, match="unknown method"):
         detect_keys(ids, cfg, keys, method="all")
+
+
+def test_an_anchor_that_fails_loses_nothing(make_config, ngram, monkeypatch):
+    cfg = make_config(anchor=ngram)
+    ids = list(range(60))
+    stream = EWatermarkDetector(cfg).stream()
+    stream.push_many(ids[:10])
+    before = stream.to_json()
+    real, calls = ngram.log_probs, []
+
+    def broken(*arguments):
+        calls.append(1)
+        raise RuntimeError("out of memory")
+
+    for block in ([ids[10]], ids[10:40]):
+        monkeypatch.setattr(ngram, "log_probs", broken)
+        with pytest.raises(RuntimeError):
+            stream.push_many(block)
+        assert stream.to_json() == before
+        monkeypatch.setattr(ngram, "log_probs", real)
+    assert len(calls) == 2
+    states = stream.push_many(ids[10:])
+    assert states[-1].log_e_value == pytest.approx(EWatermarkDetector(cfg)(ids).log_e_value[0])
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ("some text", "detect_text"),
+        (["some", "texts"], "detect_text"),
+        (None, "NoneType"),
+        ({"input_ids": [1, 2]}, "input_ids"),
+    ],
+)
+def test_what_is_no_token_ids_is_told_what_to_pass(make_config, ids, words):
+    with pytest.raises(TypeError, match=words):
+        EWatermarkDetector(make_config())(ids)
+
+
+def test_lists_of_scalars_and_object_arrays_are_read(make_config):
+    detector = EWatermarkDetector(make_config())
+    expected = detector([1, 2, 3, 4, 5, 6]).log_e_value
+    ragged = np.array([[1, 2, 3, 4, 5, 6], [1, 2]], dtype=object)
+    assert detector(ragged).log_e_value[0] == expected[0]
+    assert detector(list(torch.tensor([1, 2, 3, 4, 5, 6]))).log_e_value[0] == expected[0]
+
+
+@pytest.mark.parametrize("state", ["[]", "{}", '{"format": 1}', '{"format": 1, "record": 5}'])
+def test_what_is_no_state_is_refused(make_config, state):
+    with pytest.raises(ValueError, match=r"state of a stream|record"):
+        DetectorStream.from_json(state, EWatermarkDetector(make_config()))
+
+
+def test_wrong_kinds_at_the_door(make_config):
+    with pytest.raises(TypeError, match="EWatermarkConfig"):
+        EWatermarkDetector(b"0123456789abcdef")
+    with pytest.raises(TypeError, match="got one key"):
+        detect_keys([1, 2, 3], make_config(), "0123456789abcdef")
+    with pytest.raises(TypeError, match="the string 'gpt2'"):
+        EWatermarkDetector(make_config()).detect_text("hi", "gpt2")

@@ -182,3 +182,35 @@ def test_record_round_trip_and_refusals(make_config, ngram, tmp_path):
     with pytest.raises(ValueError, match="anchor_fingerprint"):
         EWatermarkConfig.from_record(loaded, cfg.key, None)
     EWatermarkConfig.from_record(loaded, cfg.key, None, allow_mismatch=True)
+
+
+def test_swapped_arguments_do_not_print_the_key():
+    with pytest.raises(TypeError) as caught:
+        EWatermarkConfig(32000, "my very secret key string")
+    assert "secret" not in str(caught.value)
+
+
+def test_numpy_values_give_a_record_that_is_json(world):
+    cfg = EWatermarkConfig(
+        key=b"k" * 16,
+        vocab_size=np.int64(1000),
+        num_groups=np.int64(4),
+        delta=np.float32(0.5),
+        deduplicate=np.bool_(True),
+        context_width=np.int32(3),
+    )
+    assert cfg.record().parameters["vocab_size"] == 1000 and type(cfg.delta) is float
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"anchor": "tiny"}, "anchor must be an Anchor"),
+        ({"delta": "0.3"}, "delta must be a number"),
+        ({"bias": "1"}, "bias must be a number"),
+        ({"prf": ["philox"]}, "prf must be a string"),
+    ],
+)
+def test_wrong_kinds_are_named(make_config, changes, words):
+    with pytest.raises(TypeError, match=words):
+        make_config(**changes)

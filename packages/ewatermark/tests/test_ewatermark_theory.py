@@ -158,3 +158,13 @@ def test_bad_input_is_named(call, words):
 
 def test_no_growth_means_no_stopping():
     assert theory.expected_stopping_time(0.01, -0.1, 1.0).lower == math.inf
+
+
+def test_power_curve_with_jumps_beyond_the_grid():
+    np.testing.assert_allclose(theory.power_curve([1.0, 0.5], [0.5, 0.5], 0.5, 3), [0.5, 1.0, 1.0])
+    np.testing.assert_allclose(
+        theory.power_curve([5.0, -0.1], [0.25, 0.75], 0.1, 2), [0.25, 1 - 0.75**2]
+    )
+    for bad in ({"num_tokens": 0}, {"num_tokens": 3, "step": 0.0}):
+        with pytest.raises(ValueError, match="must be positive"):
+            theory.power_curve([1.0, -1.0], [0.5, 0.5], 0.1, **bad)

@@ -195,9 +195,12 @@ def test_what_the_caller_can_mend_is_one_line(run, fine, kind, line, monkeypatch
         cli.method_main(cli.app, "modicum", ["zzfine", "bad", kind])
 
 
-def test_a_bug_is_not_dressed_up(fine):
-    with pytest.raises(RuntimeError, match="a bug"):
+def test_a_bug_shows_its_traceback_and_is_an_error_not_an_answer(fine, capsys):
+    with pytest.raises(SystemExit) as end:
         cli.method_main(cli.app, "modicum", ["zzfine", "bad", "other"])
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err and "RuntimeError: a bug" in err
 
 
 def test_a_broken_package_breaks_only_its_own_command(run, broken):

@@ -6,6 +6,7 @@ Parses, calls, prints. Exit codes of ``detect``, ``watch`` and ``scan``: 0 detec
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,11 @@ Start = Annotated[
 ]
 Ids = Annotated[bool, typer.Option("--ids", help="The input is token ids, not text.")]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', …")]
+
+CUT = re.compile(r"(?<=\w) (?=\w)")
+"""Where a stream of text may be cut."""
+
+VERDICT = {True: "holds", False: "FAILS", None: "open"}
 
 BLOCK = 64
 """Tokens handed to the anchor at once when a text is streamed."""
@@ -135,7 +141,13 @@ def _detector(
         uniform = UniformAnchor(vocab_size).fingerprint
         anchor = "uniform" if filed.anchor_fingerprint == uniform else "tiny"
     loaded = load_anchor(anchor, vocab_size, window=window, device=device)
-    config = EWatermarkConfig.from_record(filed, load_key(key_file), loaded)
+    try:
+        config = EWatermarkConfig.from_record(filed, load_key(key_file), loaded)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (key_id: is {key_file} the right key file? anchor_fingerprint: pass --anchor "
+            "and --window as at generation)"
+        ) from error
     if ids:
         return EWatermarkDetector(config, alpha, start=start), None
     encoder = load_tokenizer(tokenizer)
@@ -150,8 +162,9 @@ def _detector(
 def _chunks(source: TextIO, encoder: Any, whole: bool) -> Iterator[list[int]]:
     """Yield token ids as text arrives.
 
-    A stream is cut in front of the last white space, where byte-level tokenizers never join
-    tokens, so that the ids are those of the whole text.
+    A stream of text is cut in front of the last single blank between two words, where byte-level
+    tokenizers do not join tokens, so that the ids are those of the whole text; what follows the
+    cut waits for more.
     """
     from modicum.ewatermark.detector import encode_text
 
@@ -168,11 +181,14 @@ def _chunks(source: TextIO, encoder: Any, whole: bool) -> Iterator[list[int]]:
             if held:
                 yield encode_text(held, encoder) if encoder else _numbers(held)
             return
-        stripped = held.rstrip()
-        cut = max(stripped.rfind(" "), stripped.rfind("\n")) if stripped else -1
-        if cut > 0:
-            ready, held = held[:cut], held[cut:]
-            yield encode_text(ready, encoder) if encoder else _numbers(ready)
+        if encoder is None:
+            yield _numbers(held)
+            held = ""
+            continue
+        cuts = [match.start() for match in CUT.finditer(held)]
+        if cuts:
+            ready, held = held[: cuts[-1]], held[cuts[-1] :]
+            yield encode_text(ready, encoder)
 
 
 def _numbers(text: str) -> list[int]:
@@ -267,7 +283,7 @@ def watch(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Follow standard input and report the evidence after every line."""
+    """Follow standard input and report the evidence after every line, up to its last word."""
     from modicum.core.experiment import write_atomic
     from modicum.ewatermark import DetectorStream
 
@@ -296,15 +312,22 @@ def watch(
 
 def _documents(path: Path, column: str) -> Iterator[tuple[str, str]]:
     """Yield (name, text) of a folder of .txt files, a JSON-lines file or a Parquet file."""
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
     if path.is_dir():
         for file in sorted(path.rglob("*.txt")):
             yield str(file.relative_to(path)), file.read_text(encoding="utf-8")
     elif path.suffix == ".jsonl":
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                row = json.loads(line)
-                if column not in row:
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"{path}:{number} is not JSON: {error}") from error
+                if not isinstance(row, dict) or column not in row:
                     raise ValueError(f"{path}:{number} has no field {column!r}")
+                if not isinstance(row[column], str):
+                    raise ValueError(f"{path}:{number}: field {column!r} is not text")
                 yield str(row.get("id", number)), row[column]
     elif path.suffix == ".parquet":
         from modicum.ewatermark.integrations.parquet import read_texts
@@ -558,8 +581,9 @@ def simulate(
         if figure.svg is not None:
             write_atomic(out / f"{name}-{number}.svg", figure.svg)
     for claim in result.claims:
-        verdict = {True: "holds", False: "FAILS", None: "open"}[claim.holds]
-        typer.echo(f"{verdict:6s} {claim.statement}: {_cell(claim.measured)} {claim.unit}")
+        typer.echo(
+            f"{VERDICT[claim.holds]:6s} {claim.statement}: {_cell(claim.measured)} {claim.unit}"
+        )
 
 
 record_app = typer.Typer(help="Watermark records.", no_args_is_help=True)
@@ -656,10 +680,10 @@ def demo(
             for row in table.rows:
                 typer.echo(" | ".join(_cell(value) for value in row))
         for claim in result.claims:
-            typer.echo(f"{'holds' if claim.holds else 'FAILS':6s} {claim.statement}")
+            typer.echo(f"{VERDICT[claim.holds]:6s} {claim.statement}")
         if result.error:
             raise ValueError(result.error)
-    if not all(claim.holds for result in results for claim in result.claims):
+    if any(claim.holds is False for result in results for claim in result.claims):
         raise typer.Exit(1)
 
 

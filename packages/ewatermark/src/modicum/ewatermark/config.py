@@ -24,8 +24,15 @@ SCHEME = "ewatermark"
 
 def _integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an int, got {value!r}")
+        # Not the value: with swapped arguments it could be the key.
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     return int(value)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    return float(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +107,22 @@ class EWatermarkConfig:
         master_key(self.key)
         vocab_size = _integer("vocab_size", self.vocab_size)
         num_groups = _integer("num_groups", self.num_groups)
+        # Plain Python values, so that a record of them is JSON.
+        plain: dict[str, Any] = {
+            "vocab_size": vocab_size,
+            "num_groups": num_groups,
+            "delta": _number("delta", self.delta),
+            "fraction": _number("fraction", self.fraction),
+            "bias": _number("bias", self.bias),
+            "gated": bool(self.gated),
+            "deduplicate": bool(self.deduplicate),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        for name in ("score", "partition", "prf"):
+            if not isinstance(getattr(self, name), str):
+                kind = type(getattr(self, name)).__name__
+                raise TypeError(f"{name} must be a string, got {kind}")
         if vocab_size < 2:
             raise ValueError(f"vocab_size must be at least 2, got {vocab_size}")
         if not 2 <= num_groups <= vocab_size:
@@ -121,9 +144,15 @@ class EWatermarkConfig:
             raise ValueError(f"bias must be finite, got {self.bias}")
         warmup = check_context_rule(self.context_width, self.warmup)
         object.__setattr__(self, "warmup", warmup)
+        object.__setattr__(self, "context_width", int(self.context_width))
         self.make_score()
         if self.anchor is None:
             object.__setattr__(self, "anchor", UniformAnchor(vocab_size))
+        elif not hasattr(self.anchor, "log_probs"):
+            raise TypeError(
+                f"anchor must be an Anchor such as NGramAnchor or CausalLMAnchor, got "
+                f"{type(self.anchor).__name__}"
+            )
         elif self.anchor.vocab_size != vocab_size:
             raise ValueError(
                 f"the anchor's vocab_size {self.anchor.vocab_size} differs from the "
@@ -219,6 +248,11 @@ class EWatermarkConfig:
         ValueError
             If scheme, PRF version, key or anchor do not fit.
         """
+        if not isinstance(record, WatermarkRecord):
+            raise TypeError(
+                f"record must be a WatermarkRecord (see WatermarkRecord.load), got "
+                f"{type(record).__name__}"
+            )
         if record.scheme != SCHEME:
             raise ValueError(f"the record is of scheme {record.scheme!r}, expected {SCHEME!r}")
         known = {f.name for f in fields(cls)} - {"key", "anchor"}

@@ -223,6 +223,8 @@ def detect_keys(
         If there are no keys, two are equal, or the method is unknown.
     """
     check_alpha(alpha)
+    if isinstance(keys, str | bytes):
+        raise TypeError("keys must be a sequence of keys, got one key")
     if not keys:
         raise ValueError("keys is empty")
     if method not in ("fwer", "e-bh"):

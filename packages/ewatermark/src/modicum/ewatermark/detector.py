@@ -8,10 +8,11 @@ it.
 Legend: ``T`` tokens, ``S`` scored tokens, ``J`` parallel bets of a score.
 """
 
+import copy
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -139,7 +140,8 @@ class RekeyCheck:
         float64[n_keys] under the random keys.
     p_value
         ``(1 + #{E_b >= E}) / (n_keys + 1)``: exact because all keys are exchangeable for a text
-        that does not depend on the key, whatever the pseudo-random function.
+        that does not depend on the key, whatever the pseudo-random function, if the real key was
+        drawn at random as these are (see `modicum.core.watermark.record.generate_key`).
     mean_capped
         Mean of ``min(E_b, 100)``; its expectation is at most 1.
     mean_capped_stderr
@@ -160,6 +162,15 @@ def exp_or_inf(x: float) -> float:
 
 def _responses(ids: Any) -> list[Any]:
     # One response is a flat sequence of ints; a batch is anything nested or two-dimensional.
+    if isinstance(ids, Mapping):
+        raise TypeError("token ids are needed, got a mapping; pass its 'input_ids'")
+    if ids is None or isinstance(ids, str | bytes | int | float):
+        raise TypeError(
+            f"token ids are needed, got {type(ids).__name__}; for text use "
+            "detect_text(text, tokenizer)"
+        )
+    if isinstance(ids, np.ndarray) and ids.dtype == object:
+        ids = list(ids)
     if hasattr(ids, "ndim"):
         if ids.ndim == 1:
             return [ids]
@@ -167,6 +178,10 @@ def _responses(ids: Any) -> list[Any]:
             return list(ids)
         raise ValueError(f"token ids must have shape [T] or [B, T], got {tuple(ids.shape)}")
     ids = list(ids)
+    if any(isinstance(row, str | bytes) for row in ids):
+        raise TypeError("token ids are needed, got text; use detect_text(text, tokenizer)")
+    if ids and hasattr(ids[0], "ndim") and ids[0].ndim == 0:
+        return [[int(value) for value in ids]]
     if ids and (hasattr(ids[0], "__len__") or getattr(ids[0], "ndim", 0) == 1):
         return ids
     return [ids]
@@ -200,6 +215,8 @@ class EWatermarkDetector:
     def __init__(
         self, config: EWatermarkConfig, alpha: float = 0.01, *, start: Start = "beginning"
     ) -> None:
+        if not isinstance(config, EWatermarkConfig):
+            raise TypeError(f"config must be an EWatermarkConfig, got {type(config).__name__}")
         self.config = config
         self.alpha = check_alpha(alpha)
         self.start = start
@@ -314,7 +331,8 @@ class EWatermarkDetector:
         ----------
         ids
             One response ``[T]``, a batch ``[B, T]``, or a list of responses of any lengths; NumPy,
-            torch or lists. Response tokens only.
+            torch or lists. Response tokens only: of what ``generate`` returns, pass
+            ``out[:, prompt_length:]``. Prompt tokens carry no evidence and shift the contexts.
         return_dict
             Return every field; otherwise only ``prediction``.
         pad_token_id
@@ -481,23 +499,36 @@ class DetectorStream:
         return self.push_many([token])[-1]
 
     def push_many(self, tokens: Iterable[int]) -> list[StreamState]:
-        """Read several tokens with one call of the anchor; one state per token.
+        """Read several tokens; one state per token.
+
+        The anchor is asked for up to 256 positions at once. If it fails, the stream stands where
+        the last whole block left it.
 
         Raises
         ------
         TypeError, ValueError
             If an id is not an integer or lies outside the vocabulary; the stream is unchanged.
         """
-        scheme, score = self.detector.scheme, self.detector.score
         ids_T = token_ids(list(tokens), self.detector.config.vocab_size)
+        states: list[StreamState] = []
+        for at in range(0, len(ids_T), ANCHOR_BATCH):
+            states += self._push_block(ids_T[at : at + ANCHOR_BATCH])
+        return states
+
+    def _push_block(self, ids_T: NDArray[np.int64]) -> list[StreamState]:
+        scheme, score = self.detector.scheme, self.detector.score
         contexts: list[tuple[int, ...] | None] = []
         windows: list[Sequence[int]] = []
-        for token in ids_T.tolist():
-            context = self._tracker.context()
+        # A single token, the usual case, needs no copy: it is pushed when its evidence is known.
+        tracker = self._tracker if len(ids_T) == 1 else copy.deepcopy(self._tracker)
+        last = len(ids_T) - 1
+        for i, token in enumerate(ids_T.tolist()):
+            context = tracker.context()
             contexts.append(context)
             if context is not None:
-                windows.append(list(scheme.window_of(self._tracker.tokens)))
-            self._tracker.push(token)
+                windows.append(list(scheme.window_of(tracker.tokens)))
+            if i < last:
+                tracker.push(token)
         scored_T = np.array([c is not None for c in contexts], dtype=bool)
         evidence = Evidence.empty()
         if windows:
@@ -505,7 +536,10 @@ class DetectorStream:
             law = scheme.anchor_log_probs(windows, np.zeros(0))
             evidence = scheme.evidence(contexts_Sc, ids_T[scored_T], law)
         log_e_SJ = score.log_e(evidence, self._num_matches, self._process.num_steps)
-        before = self._tracker.length - len(ids_T)
+        # Nothing of the stream has changed up to here, so that an anchor that fails loses nothing.
+        tracker.push(int(ids_T[-1]))
+        self._tracker = tracker
+        before = tracker.length - len(ids_T)
         at_T = np.cumsum(scored_T) - 1
         return [
             self._read_one(before + i + 1, evidence, log_e_SJ, int(at) if scored else None)
@@ -549,30 +583,37 @@ class DetectorStream:
             If the state was written by another format, or by a detector whose record, level or
             start differ from this one's.
         """
-        state = json.loads(text)
-        if state.get("format") != STREAM_FORMAT:
-            raise ValueError(
-                f"stream state has format {state.get('format')!r}, expected {STREAM_FORMAT}"
-            )
-        saved = WatermarkRecord.from_json(json.dumps(state["record"]))
-        saved.check_compatible(detector.config.record())
-        for name in ("alpha", "start"):
-            if state[name] != getattr(detector, name):
+        try:
+            state = json.loads(text)
+            if state["format"] != STREAM_FORMAT:
                 raise ValueError(
-                    f"stream state was written with {name}={state[name]!r}, the detector has "
-                    f"{getattr(detector, name)!r}"
+                    f"stream state has format {state['format']!r}, expected {STREAM_FORMAT}"
                 )
-        stream = cls(detector)
-        stream._tracker = ContextTracker.from_dict(state["tracker"])
-        stream._process = EProcess.from_dict(state["process"])
-        stream._num_matches = int(state["num_matches"])
-        stopping_time = state["stopping_time"]
-        stream._stopping_time = None if stopping_time is None else int(stopping_time)
+            saved = WatermarkRecord.from_json(json.dumps(state["record"]))
+            saved.check_compatible(detector.config.record())
+            for name in ("alpha", "start"):
+                if state[name] != getattr(detector, name):
+                    raise ValueError(
+                        f"stream state was written with {name}={state[name]!r}, the detector has "
+                        f"{getattr(detector, name)!r}"
+                    )
+            stream = cls(detector)
+            stream._tracker = ContextTracker.from_dict(state["tracker"])
+            stream._process = EProcess.from_dict(state["process"])
+            stream._num_matches = int(state["num_matches"])
+            stopping_time = state["stopping_time"]
+            stream._stopping_time = None if stopping_time is None else int(stopping_time)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not the state of a stream: {error!r}") from error
         return stream
 
 
 def encode_text(text: str, tokenizer: Any) -> list[int]:
     """Tokenise without special tokens, by a transformers tokenizer or a plain callable."""
+    if isinstance(tokenizer, str):
+        raise TypeError(
+            f"tokenizer must be a tokenizer or a callable, got the string {tokenizer!r}"
+        )
     if hasattr(tokenizer, "encode"):
         return list(tokenizer.encode(text, add_special_tokens=False))
     return list(tokenizer(text))

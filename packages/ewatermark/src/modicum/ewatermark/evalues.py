@@ -167,7 +167,6 @@ class AnchoredScore:
         """Return log e-values, ``float64[T, 1]``."""
         support = np.maximum(evidence.support_T, 2).astype(float)
         delta = np.minimum(self.delta, 2 * (support - 1) / support)
-        # A cut delta reaches the point where match and mismatch pay the same.
         hit = np.log1p(-delta / 2)
         miss = np.log(delta / 2) - np.log(support - 1)
         log_e = np.where(evidence.match_T, hit, miss) - _floored_log(evidence.seed_probability_T)

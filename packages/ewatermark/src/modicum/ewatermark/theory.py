@@ -243,15 +243,26 @@ def power_curve(
     -------
     float64[num_tokens]
         Non-decreasing detection probabilities.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, probabilities do not sum to 1 or a size is not positive.
     """
     values = np.asarray(log_e_values, dtype=np.float64)
     weights = probability_vector(probabilities, "probabilities")
+    if values.shape != weights.shape:
+        raise ValueError(f"{values.shape} values but {weights.shape} probabilities")
+    if num_tokens < 1 or not step > 0:
+        raise ValueError(f"num_tokens={num_tokens} and step={step} must be positive")
     threshold = -math.log(check_alpha(alpha))
     jumps = np.floor(values / step + 1e-12).astype(int)
     top = math.ceil(threshold / step)
     # Wealth below the ruin line is dropped, which can only lower the curve.
     bottom = max(min(0, int(jumps.min())) * num_tokens, -math.ceil(RUIN / step)) - 1
     alive = np.zeros(top - bottom)
+    # A jump as long as the grid leaves it from anywhere.
+    jumps = np.clip(jumps, -len(alive), len(alive))
     alive[-bottom] = 1.0
     detected = np.zeros(num_tokens)
     crossed = 0.0

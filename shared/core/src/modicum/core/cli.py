@@ -103,7 +103,9 @@ def method_main(application: typer.Typer, name: str, args: Sequence[str] | None 
 
     An ImportError (a missing engine), a ValueError (a bad input) and an OSError (a missing file)
     become one line on standard error and exit status 2, like a wrong option; their traceback is
-    shown if the environment variable ``MODICUM_DEBUG`` is set to something other than ``0``.
+    shown if the environment variable ``MODICUM_DEBUG`` is set to something other than ``0``. Any
+    other exception shows its traceback and also ends with 2, so that a status of 1 is always a
+    command's own answer.
 
     Parameters
     ----------
@@ -119,8 +121,9 @@ def method_main(application: typer.Typer, name: str, args: Sequence[str] | None 
     SystemExit
         Always.
     """
+    command = _as_command(application)
     try:
-        _as_command(application).main(
+        command.main(
             args=None if args is None else list(args), prog_name=name, standalone_mode=True
         )
     except (ImportError, ValueError, OSError) as error:
@@ -128,6 +131,9 @@ def method_main(application: typer.Typer, name: str, args: Sequence[str] | None 
             raise
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"{name}: {message}", file=sys.stderr)
+        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
         sys.exit(2)
     sys.exit(0)
 

@@ -308,8 +308,8 @@ class PhiloxPRF:
 class Blake2PRF(PhiloxPRF):
     """Keyed BLAKE2b over each window, expanded by Philox: slower, resists key recovery.
 
-    Each window's state and its expansion key come from a 24-byte keyed BLAKE2b digest computed on
-    the CPU, so the words of one context say nothing about those of another.
+    Each window's state is a keyed 16-byte BLAKE2b digest computed on the CPU; Philox expands it,
+    keyed by its last word. So the words of one context say nothing about those of another.
     """
 
     name = "blake2b"

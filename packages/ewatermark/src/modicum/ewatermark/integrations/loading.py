@@ -1,7 +1,7 @@
 """Tokenizers, anchors and models by name, as a command line gives them.
 
 Takes a path or one of a few words and gives objects; the only place where a name becomes a file
-read. Nothing is downloaded: a name that is no path must be in the local cache of transformers.
+read. Nothing is downloaded: a name that is neither is refused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def _require_transformers() -> Any:
 
 def _local(name: str, kind: str) -> str:
     if not Path(name).exists():
-        raise ValueError(f"{kind} {name!r} is neither a path nor one of the words it may be")
+        raise ValueError(
+            f"{kind} {name!r} does not exist; give the folder of a saved {kind}, or {TINY!r}"
+        )
     return name
 
 

@@ -188,7 +188,10 @@ class WatermarkRecord:
                 f"the record was made with version {data['prf_version']} of PRF {data['prf']!r}, "
                 f"this release computes version {known[data['prf']]}"
             )
-        return cls(**data)
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise ValueError(f"not a watermark record: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record as JSON; an older file is replaced in one step."""
