@@ -437,7 +437,7 @@ def test_the_file_brings_back_the_watermark(
         ({"record": "absent.json"}, "absent.json"),
         ({"record": "engine.json"}, "not a watermark record"),
         ({"anchor": "uniform"}, "anchor_fingerprint is 'ngram:.*' in the record and 'uniform:50'"),
-        ({"anchor": "absent"}, "anchor 'absent' is neither a path nor one of the words"),
+        ({"anchor": "absent"}, "anchor 'absent' does not exist; give the folder"),
         ({"window": True}, "setting 'window' of 'scheme' cannot be True"),
         ({"windw": 2}, "'scheme' has no setting 'windw'"),
     ],
