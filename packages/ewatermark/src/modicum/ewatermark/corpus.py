@@ -2,8 +2,8 @@
 
 Takes responses as token ids and a detector. E-values may be averaged, multiplied over disjoint
 contexts and thresholded jointly under any dependence, which is what makes one key on many documents
-safe. Work over documents is spread by any executor with ``map`` (concurrent.futures, or Ray through
-its own adapter).
+safe. Work over documents is spread by anything with an executor's ``map``, such as those of
+concurrent.futures.
 
 Legend: ``D`` documents, ``N`` keys.
 """
