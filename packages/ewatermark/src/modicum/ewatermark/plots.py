@@ -10,42 +10,19 @@ Legend: ``R`` texts, ``T`` tokens, ``B`` other keys, ``D`` documents.
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from modicum.core.plots import COLOURS, GREY, look, new_axes
 from modicum.ewatermark.theory import check_alpha
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOG10 = math.log(10)
-
-# Okabe and Ito's colours, told apart with every kind of colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", ":", "-.")
-GREY = "#767676"
-
-
-def _axes(width: float = 6.4, height: float = 3.8) -> tuple["Figure", Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            'plots need matplotlib: pip install "modicum-ewatermark[plot]"'
-        ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _look(index: int) -> dict[str, str]:
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": STYLES[(index // len(COLOURS)) % len(STYLES)],
-    }
+PACKAGE = "modicum-ewatermark"
 
 
 def tokens_ecdf(times: Mapping[str, ArrayLike], horizon: int) -> "Figure":
@@ -60,14 +37,14 @@ def tokens_ecdf(times: Mapping[str, ArrayLike], horizon: int) -> "Figure":
     """
     if not times:
         raise ValueError("times is empty: there is no method to draw")
-    figure, axes = _axes()
+    figure, axes = new_axes(PACKAGE)
     for index, (name, values) in enumerate(times.items()):
         times_R = np.sort(np.asarray(values, dtype=float))
         reached = times_R[np.isfinite(times_R)]
         share = np.arange(1, len(reached) + 1) / len(times_R)
         x = np.concatenate([[0.0], reached, [float(horizon)]])
         y = np.concatenate([[0.0], share, [share[-1] if len(share) else 0.0]])
-        axes.step(x, y, where="post", label=name, **_look(index))
+        axes.step(x, y, where="post", label=name, **look(index))
     axes.axhline(0.5, color=GREY, linewidth=0.7)
     axes.set(xlabel="tokens read", ylabel="share of texts detected")
     axes.set(xlim=(0, horizon), ylim=(0, 1.02))
@@ -100,7 +77,7 @@ def trajectories(
     line_T = np.asarray(log_e_T, dtype=float) / LOG10
     if line_T.ndim != 1 or not len(line_T):
         raise ValueError(f"log_e_T must have shape [T] with T >= 1, got {line_T.shape}")
-    figure, axes = _axes()
+    figure, axes = new_axes(PACKAGE)
     tokens = np.arange(len(line_T) + 1)
     if others_BT is not None:
         others = np.asarray(others_BT, dtype=float) / LOG10
@@ -147,9 +124,9 @@ def growth_lines(
     xlabel
         Name of the parameter.
     """
-    figure, axes = _axes()
+    figure, axes = new_axes(PACKAGE)
     for index, (name, values) in enumerate(curves.items()):
-        axes.plot(np.asarray(x), np.asarray(values), label=name, **_look(index))
+        axes.plot(np.asarray(x), np.asarray(values), label=name, **look(index))
         if measured and name in measured:
             at, value = measured[name]
             axes.plot(np.asarray(at), np.asarray(value), "o", color=COLOURS[index % len(COLOURS)])
@@ -169,7 +146,7 @@ def growth_map(
             f"growth_YX must have shape [{len(np.asarray(y))}, {len(np.asarray(x))}], got "
             f"{values.shape}"
         )
-    figure, axes = _axes()
+    figure, axes = new_axes(PACKAGE)
     limit = float(np.nanmax(np.abs(values))) or 1.0
     mesh = axes.pcolormesh(
         np.asarray(x),
@@ -195,7 +172,7 @@ def ratio_lines(levels: ArrayLike, ratios: Mapping[str, tuple[ArrayLike, ArrayLi
     ratios
         By name the ratios and their standard errors, each ``[n]``.
     """
-    figure, axes = _axes()
+    figure, axes = new_axes(PACKAGE)
     exponent = -np.log10(np.asarray(levels, dtype=float))
     for index, (name, (values, errors)) in enumerate(ratios.items()):
         axes.errorbar(
@@ -204,7 +181,7 @@ def ratio_lines(levels: ArrayLike, ratios: Mapping[str, tuple[ArrayLike, ArrayLi
             yerr=1.96 * np.asarray(errors),
             marker="o",
             label=name,
-            **_look(index),
+            **look(index),
         )
     axes.axhline(1, color=GREY, linewidth=0.7)
     axes.set(xlabel="−log₁₀ α", ylabel="E[τ] · J* / log(1/α)", xscale="log")
@@ -228,7 +205,7 @@ def staircase(log_e_D: ArrayLike, alpha: float) -> "Figure":
     sorted_D = np.sort(np.asarray(log_e_D, dtype=float))[::-1] / LOG10
     if sorted_D.ndim != 1 or not len(sorted_D):
         raise ValueError(f"log_e_D must have shape [D] with D >= 1, got {sorted_D.shape}")
-    figure, axes = _axes()
+    figure, axes = new_axes(PACKAGE)
     rank_D = np.arange(1, len(sorted_D) + 1)
     line_D = np.log10(len(sorted_D) / (alpha * rank_D))
     above = np.flatnonzero(sorted_D >= line_D)
