@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from transformers.generation.watermarking import WatermarkDetector
 
 from modicum.core.device import resolve_device
+from modicum.core.watermark.adapters.peers import kgw_config
 from modicum.ewatermark import EWatermarkDetector
-from modicum.ewatermark.integrations.peers import kgw_config
 
 VOCABULARIES = (2_048, 32_000)
 # (documents, tokens each) of the fast and of the slow readers.

@@ -24,9 +24,9 @@ from transformers import (
 
 from modicum.core.device import describe_hardware
 from modicum.core.watermark import CausalLMAnchor, NGramAnchor
+from modicum.core.watermark.adapters.peers import kgw_config, synthid_config
+from modicum.core.watermark.adapters.tiny_lm import load_tiny, tiny_path
 from modicum.ewatermark import EWatermarkConfig
-from modicum.ewatermark.integrations.peers import kgw_config, synthid_config
-from modicum.ewatermark.integrations.tiny_lm import load_tiny, tiny_path
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 SEED = 0

@@ -7,15 +7,14 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from modicum.core.cli import method_main
+from modicum.core.watermark.adapters.loading import load_tokenizer
 from modicum.core.watermark.record import load_key
 from modicum.ewatermark import EWatermarkConfig
-from modicum.ewatermark.cli import _chunks, app
-from modicum.ewatermark.integrations.loading import load_tokenizer
+from modicum.ewatermark.cli import app
 
 runner = CliRunner()
 
@@ -117,16 +116,6 @@ def test_standard_input_gives_the_same_answer_as_the_file(marked):
     short = [json.loads(line) for line in early.output.splitlines() if line.startswith("{")]
     assert short[-1]["stopped"] and not any(row["stopped"] for row in short[:-1])
     assert len(short) < len(rows[0])
-
-
-def test_streamed_tokens_are_those_of_the_whole_text():
-    tokenizer = load_tokenizer("tiny")
-    rng = np.random.default_rng(0)
-    alphabet = list("ab cd  e\nf,. \t'é→")
-    for _ in range(40):
-        text = "".join(rng.choice(alphabet, size=int(rng.integers(1, 300))))
-        streamed = [i for c in _chunks(io.StringIO(text), tokenizer, whole=False) for i in c]
-        assert streamed == tokenizer.encode(text, add_special_tokens=False), repr(text)
 
 
 def test_ids_need_no_tokenizer(marked, tmp_path):
@@ -251,16 +240,3 @@ def test_plot_writes_a_figure_and_a_page(marked, tmp_path):
 def test_simulate_refuses_an_unknown_name(tmp_path):
     outcome = script("simulate", "everything", "--out", tmp_path)
     assert outcome.returncode == 2 and "tokens_to_detect" in outcome.stderr
-
-
-def test_parquet_files_are_read_in_batches(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as parquet
-
-    from modicum.ewatermark.integrations.parquet import read_texts
-
-    path = tmp_path / "docs.parquet"
-    parquet.write_table(pyarrow.table({"text": ["a", "b"], "n": [1, 2]}), path)
-    assert list(read_texts(path, "text")) == [("0", "a"), ("1", "b")]
-    with pytest.raises(ValueError, match="no column 'body'"):
-        list(read_texts(path, "body"))

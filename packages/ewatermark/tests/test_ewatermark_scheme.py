@@ -1,5 +1,7 @@
 """The generator's step: exact laws averaged over keys, and what passes through untouched."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -182,6 +184,9 @@ def test_record_round_trip_and_refusals(make_config, ngram, tmp_path):
     with pytest.raises(ValueError, match="anchor_fingerprint"):
         EWatermarkConfig.from_record(loaded, cfg.key, None)
     EWatermarkConfig.from_record(loaded, cfg.key, None, allow_mismatch=True)
+    other = replace(loaded, scheme="umpwatermark")
+    with pytest.raises(ValueError, match="of scheme 'umpwatermark'; read it with modicum-umpwa"):
+        EWatermarkConfig.from_record(other, cfg.key, ngram)
 
 
 def test_swapped_arguments_do_not_print_the_key():

@@ -12,9 +12,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from modicum.core.watermark import CausalLMAnchor, Warper  # noqa: E402
+from modicum.core.watermark.adapters.tiny_lm import load_tiny  # noqa: E402
 from modicum.core.watermark.adapters.transformers import WatermarkingConfig  # noqa: E402
 from modicum.ewatermark import EWatermarkConfig, EWatermarkDetector, EWatermarkScheme  # noqa: E402
-from modicum.ewatermark.integrations.tiny_lm import load_tiny  # noqa: E402
 from modicum.ewatermark.integrations.transformers import (  # noqa: E402
     EWatermarkingConfig,
     EWatermarkLogitsProcessor,

@@ -68,8 +68,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace
         from vllm import LLM, SamplingParams
         from vllm.distributed import cleanup_dist_env_and_memory
 
-        from modicum.ewatermark.integrations.loading import load_anchor
-        from modicum.ewatermark.integrations.tiny_lm import load_tiny, tiny_path
+        from modicum.core.watermark.adapters.loading import load_anchor
+        from modicum.core.watermark.adapters.tiny_lm import load_tiny, tiny_path
 
         model, tokenizer = load_tiny("target", device="cpu")
         anchor = load_anchor("tiny", model.config.vocab_size, device="cpu")

@@ -6,9 +6,7 @@ Parses, calls, prints. Exit codes of ``detect``, ``watch`` and ``scan``: 0 detec
 
 import json
 import math
-import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -41,13 +39,7 @@ Start = Annotated[
 Ids = Annotated[bool, typer.Option("--ids", help="The input is token ids, not text.")]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', …")]
 
-CUT = re.compile(r"(?<=\w) (?=\w)")
-"""Where a stream of text may be cut."""
-
 VERDICT = {True: "holds", False: "FAILS", None: "open"}
-
-BLOCK = 64
-"""Tokens handed to the anchor at once when a text is streamed."""
 
 
 @app.command()
@@ -79,14 +71,14 @@ def generate(
     device: Device = "auto",
 ) -> None:
     """Generate watermarked text with a causal language model and file the record beside it."""
-    from modicum.core.watermark.record import load_key, tokenizer_hash
-    from modicum.ewatermark import EWatermarkConfig
-    from modicum.ewatermark.integrations.loading import (
+    from modicum.core.watermark.adapters.loading import (
         generate_text,
         load_anchor,
         load_model,
         load_tokenizer,
     )
+    from modicum.core.watermark.record import load_key, tokenizer_hash
+    from modicum.ewatermark import EWatermarkConfig
 
     key = load_key(key_file)
     tokenizer = load_tokenizer(model)
@@ -130,10 +122,10 @@ def _detector(
     device: str,
 ) -> tuple[Any, Any]:
     """Build the detector of a record, and the tokenizer unless the input is ids."""
+    from modicum.core.watermark.adapters.loading import load_anchor, load_tokenizer
     from modicum.core.watermark.anchors import UniformAnchor
     from modicum.core.watermark.record import WatermarkRecord, load_key, tokenizer_hash
     from modicum.ewatermark import EWatermarkConfig, EWatermarkDetector
-    from modicum.ewatermark.integrations.loading import load_anchor, load_tokenizer
 
     filed = WatermarkRecord.load(record)
     vocab_size = int(filed.parameters.get("vocab_size", 0))
@@ -157,47 +149,6 @@ def _detector(
             f"the record was made with tokenizer {filed.tokenizer_hash}, {tokenizer!r} is {found}"
         )
     return EWatermarkDetector(config, alpha, start=start), encoder
-
-
-def _chunks(source: TextIO, encoder: Any, whole: bool) -> Iterator[list[int]]:
-    """Yield token ids as text arrives.
-
-    A stream of text is cut in front of the last single blank between two words, where byte-level
-    tokenizers do not join tokens, so that the ids are those of the whole text; what follows the
-    cut waits for more.
-    """
-    from modicum.ewatermark.detector import encode_text
-
-    if whole:
-        ids = encode_text(source.read(), encoder) if encoder else _numbers(source.read())
-        for at in range(0, len(ids), BLOCK):
-            yield ids[at : at + BLOCK]
-        return
-    held = ""
-    while True:
-        line = source.readline()
-        held += line
-        if not line:
-            if held:
-                yield encode_text(held, encoder) if encoder else _numbers(held)
-            return
-        if encoder is None:
-            yield _numbers(held)
-            held = ""
-            continue
-        cuts = [match.start() for match in CUT.finditer(held)]
-        if cuts:
-            ready, held = held[: cuts[-1]], held[cuts[-1] :]
-            yield encode_text(ready, encoder)
-
-
-def _numbers(text: str) -> list[int]:
-    words = text.replace(",", " ").replace("[", " ").replace("]", " ").split()
-    try:
-        return [int(word) for word in words]
-    except ValueError:
-        bad = next(word for word in words if not word.lstrip("-").isdigit())
-        raise ValueError(f"with --ids the input must be integers, got {bad!r}") from None
 
 
 def _as_json(state: Any, token: int) -> str:
@@ -260,7 +211,9 @@ def detect(
 def _feed(
     source: TextIO, stream: Any, encoder: Any, *, jsonl: bool, early: bool, whole: bool
 ) -> None:
-    for block in _chunks(source, encoder, whole):
+    from modicum.core.watermark.adapters.documents import chunks
+
+    for block in chunks(source, encoder, whole):
         for token, state in zip(block, stream.push_many(block), strict=True):
             if jsonl:
                 typer.echo(_as_json(state, token))
@@ -285,6 +238,7 @@ def watch(
 ) -> None:
     """Follow standard input and report the evidence after every line, up to its last word."""
     from modicum.core.experiment import write_atomic
+    from modicum.core.watermark.adapters.documents import chunks
     from modicum.ewatermark import DetectorStream
 
     detector, encoder = _detector(
@@ -295,7 +249,7 @@ def watch(
         stream = DetectorStream.from_json(state_file.read_text(encoding="utf-8"), detector)
         typer.echo(f"resumed at {stream.state.num_tokens} tokens", err=True)
     announced = stream.state.stopped
-    for block in _chunks(sys.stdin, encoder, whole=False):
+    for block in chunks(sys.stdin, encoder, whole=False):
         stream.push_many(block)
         state = stream.state
         typer.echo(
@@ -308,33 +262,6 @@ def watch(
             announced = True
             typer.echo(f"DETECTED after {state.stopping_time} tokens")
     raise typer.Exit(0 if stream.state.stopped else 1)
-
-
-def _documents(path: Path, column: str) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of a folder of .txt files, a JSON-lines file or a Parquet file."""
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    if path.is_dir():
-        for file in sorted(path.rglob("*.txt")):
-            yield str(file.relative_to(path)), file.read_text(encoding="utf-8")
-    elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise ValueError(f"{path}:{number} is not JSON: {error}") from error
-                if not isinstance(row, dict) or column not in row:
-                    raise ValueError(f"{path}:{number} has no field {column!r}")
-                if not isinstance(row[column], str):
-                    raise ValueError(f"{path}:{number}: field {column!r} is not text")
-                yield str(row.get("id", number)), row[column]
-    elif path.suffix == ".parquet":
-        from modicum.ewatermark.integrations.parquet import read_texts
-
-        yield from read_texts(path, column)
-    else:
-        raise ValueError(f"{path} is neither a folder, a .jsonl nor a .parquet file")
 
 
 @app.command()
@@ -358,15 +285,16 @@ def scan(
     from rich.progress import track
 
     from modicum.core.experiment import write_atomic
+    from modicum.core.watermark.adapters.documents import documents
+    from modicum.core.watermark.responses import encode_text
     from modicum.ewatermark import detect_corpus
-    from modicum.ewatermark.detector import encode_text
 
     detector, encoder = _detector(
         record, key_file, tokenizer, anchor, window, alpha, "beginning", False, device
     )
-    documents = list(_documents(path, column))
+    texts = list(documents(path, column, "modicum-ewatermark"))
     console = Console(stderr=True)
-    rows = track(documents, "reading", console=console, disable=not console.is_terminal)
+    rows = track(texts, "reading", console=console, disable=not console.is_terminal)
     encoded = (encode_text(text, encoder) for _, text in rows)
     result = detect_corpus(encoded, detector, method=method, alpha=alpha)
     lines: list[dict[str, Any]] = [
@@ -378,7 +306,7 @@ def scan(
             "prediction": bool(marked),
         }
         for (name, _), log_e, scored, marked in zip(
-            documents,
+            texts,
             result.log_e_values,
             result.num_tokens_scored,
             result.prediction,
@@ -481,9 +409,9 @@ def _laws(
     """Return the laws of target and anchor at the positions of a text, float64 ``[N, V]``."""
     import numpy as np
 
+    from modicum.core.watermark.adapters.loading import load_anchor, load_model, load_tokenizer
     from modicum.core.watermark.anchors import iter_sequence_log_probs
     from modicum.core.watermark.causal_lm import SelfAnchor
-    from modicum.ewatermark.integrations.loading import load_anchor, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(model)
     vocab_size = len(tokenizer)
@@ -516,8 +444,8 @@ def plot(
     import numpy as np
 
     from modicum.core.experiment import write_atomic
+    from modicum.core.watermark.responses import encode_text
     from modicum.ewatermark import EWatermarkDetector, plots
-    from modicum.ewatermark.detector import encode_text
 
     detector, encoder = _detector(
         record, key_file, tokenizer, anchor, window, alpha, start, False, device
@@ -640,8 +568,8 @@ def train_tiny_command(
     steps: Annotated[int, typer.Option(help="Optimiser steps per model.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of text and weights.")] = 0,
 ) -> None:
-    """Train the small target and anchor models that the package ships."""
-    from modicum.ewatermark.integrations.tiny_lm import train_tiny
+    """Train the small target and anchor models that come with modicum-core."""
+    from modicum.core.watermark.adapters.tiny_lm import train_tiny
 
     typer.echo(json.dumps(train_tiny(out, steps=steps, seed=seed), indent=2))
 

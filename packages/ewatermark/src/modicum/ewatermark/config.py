@@ -254,7 +254,10 @@ class EWatermarkConfig:
                 f"{type(record).__name__}"
             )
         if record.scheme != SCHEME:
-            raise ValueError(f"the record is of scheme {record.scheme!r}, expected {SCHEME!r}")
+            raise ValueError(
+                f"this is a record of scheme {record.scheme!r}; read it with "
+                f"modicum-{record.scheme}"
+            )
         known = {f.name for f in fields(cls)} - {"key", "anchor"}
         unknown = set(record.parameters) - known
         if unknown:

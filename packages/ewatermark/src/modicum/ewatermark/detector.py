@@ -12,7 +12,7 @@ import copy
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -24,6 +24,7 @@ from modicum.core.stats.eprocess import Start
 from modicum.core.watermark.anchors import iter_sequence_log_probs
 from modicum.core.watermark.contexts import ContextTracker, distinct_contexts, token_ids
 from modicum.core.watermark.record import WatermarkRecord
+from modicum.core.watermark.responses import encode_text, responses
 from modicum.ewatermark.config import EWatermarkConfig
 from modicum.ewatermark.evalues import Evidence, Score
 from modicum.ewatermark.scheme import EWatermarkScheme
@@ -158,33 +159,6 @@ class RekeyCheck:
 def exp_or_inf(x: float) -> float:
     """Return ``exp(x)``, ``inf`` above the range of float64."""
     return math.exp(x) if x < 709 else math.inf
-
-
-def _responses(ids: Any) -> list[Any]:
-    # One response is a flat sequence of ints; a batch is anything nested or two-dimensional.
-    if isinstance(ids, Mapping):
-        raise TypeError("token ids are needed, got a mapping; pass its 'input_ids'")
-    if ids is None or isinstance(ids, str | bytes | int | float):
-        raise TypeError(
-            f"token ids are needed, got {type(ids).__name__}; for text use "
-            "detect_text(text, tokenizer)"
-        )
-    if isinstance(ids, np.ndarray) and ids.dtype == object:
-        ids = list(ids)
-    if hasattr(ids, "ndim"):
-        if ids.ndim == 1:
-            return [ids]
-        if ids.ndim == 2:
-            return list(ids)
-        raise ValueError(f"token ids must have shape [T] or [B, T], got {tuple(ids.shape)}")
-    ids = list(ids)
-    if any(isinstance(row, str | bytes) for row in ids):
-        raise TypeError("token ids are needed, got text; use detect_text(text, tokenizer)")
-    if ids and hasattr(ids[0], "ndim") and ids[0].ndim == 0:
-        return [[int(value) for value in ids]]
-    if ids and (hasattr(ids[0], "__len__") or getattr(ids[0], "ndim", 0) == 1):
-        return ids
-    return [ids]
 
 
 class EWatermarkDetector:
@@ -347,7 +321,7 @@ class EWatermarkDetector:
         TypeError, ValueError
             If ids are not integers, have a wrong shape or lie outside the vocabulary.
         """
-        rows = [self._detect_one(r, pad_token_id) for r in _responses(ids)]
+        rows = [self._detect_one(r, pad_token_id) for r in responses(ids)]
         starts = [row[4] for row in rows]
         log_e = np.array([row[1].log_e_value for row in rows])
         output = EWatermarkDetectorOutput(
@@ -606,14 +580,3 @@ class DetectorStream:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the state of a stream: {error!r}") from error
         return stream
-
-
-def encode_text(text: str, tokenizer: Any) -> list[int]:
-    """Tokenise without special tokens, by a transformers tokenizer or a plain callable."""
-    if isinstance(tokenizer, str):
-        raise TypeError(
-            f"tokenizer must be a tokenizer or a callable, got the string {tokenizer!r}"
-        )
-    if hasattr(tokenizer, "encode"):
-        return list(tokenizer.encode(text, add_special_tokens=False))
-    return list(tokenizer(text))

@@ -18,6 +18,7 @@ from modicum.core.experiment import Claim, Figure, Result, RunContext, Table, wr
 from modicum.core.stats import clopper_pearson
 from modicum.core.watermark.anchors import Anchor, NGramAnchor
 from modicum.core.watermark.bank import TokenBank
+from modicum.core.watermark.corpus_text import corpus_text, stdlib_text
 from modicum.ewatermark.baselines import (
     corrected_p_values,
     e_process_times,
@@ -26,7 +27,6 @@ from modicum.ewatermark.baselines import (
     union_bound_times,
 )
 from modicum.ewatermark.config import EWatermarkConfig
-from modicum.ewatermark.corpus_text import corpus_text, stdlib_text
 from modicum.ewatermark.detector import EWatermarkDetector
 from modicum.ewatermark.evalues import (
     AnchoredMixtureScore,

@@ -49,12 +49,12 @@ class _World:
     """Model, tokenizer, anchor and human text of one run, loaded once."""
 
     def __init__(self, device: str) -> None:
-        from modicum.ewatermark.corpus_text import stdlib_text
-        from modicum.ewatermark.integrations.loading import (
+        from modicum.core.watermark.adapters.loading import (
             load_anchor,
             load_model,
             load_tokenizer,
         )
+        from modicum.core.watermark.corpus_text import stdlib_text
 
         self.tokenizer = load_tokenizer("tiny")
         self.model = load_model("tiny", device)
@@ -80,7 +80,7 @@ class _World:
     ) -> NDArray[np.int64]:
         import torch
 
-        from modicum.ewatermark.integrations.loading import generate_ids
+        from modicum.core.watermark.adapters.loading import generate_ids
 
         first = self.model.generation_config.bos_token_id or 0
         prompts = torch.full((num, 1), first, device=self.model.device)
@@ -124,7 +124,7 @@ def _median(times: NDArray[np.float64]) -> str:
 def run_sample(ctx: RunContext) -> Result:
     """Watermark a file of text, read it back, edit it, read it again."""
     from modicum.core.watermark import attacks
-    from modicum.ewatermark.corpus_text import stdlib_text
+    from modicum.core.watermark.corpus_text import stdlib_text
 
     task = ctx.progress(3, "generate")
     world = _World(ctx.device)
@@ -221,7 +221,7 @@ def run_sample(ctx: RunContext) -> Result:
 
 def run_peers(ctx: RunContext) -> Result:
     """Compare tokens to detection with the watermarks of transformers, same model, same level."""
-    from modicum.ewatermark.integrations import peers
+    from modicum.core.watermark.adapters import peers
 
     num = 24 if ctx.quick else 200
     temperatures = (1.0,) if ctx.quick else (0.4, 0.7, 1.0)

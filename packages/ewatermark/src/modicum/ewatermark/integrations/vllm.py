@@ -33,9 +33,9 @@ from dataclasses import replace
 from typing import Any
 
 from modicum.core.prf import key_id
+from modicum.core.watermark.adapters.loading import load_anchor
 from modicum.core.watermark.record import WatermarkRecord
 from modicum.ewatermark.config import EWatermarkConfig
-from modicum.ewatermark.integrations.loading import load_anchor
 from modicum.ewatermark.scheme import EWatermarkScheme
 
 try:

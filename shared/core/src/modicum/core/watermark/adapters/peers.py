@@ -1,7 +1,7 @@
 """The watermarks that a transformers user would pick instead, read token by token.
 
 Uses the peers' own classes for generation and for their keyed bits; adds only what makes their
-tests sequential: an exact p-value after every token. Knows nothing of our own scheme.
+tests sequential: an exact p-value after every token. Knows nothing of our own schemes.
 
 Sources: green lists, "A Watermark for Large Language Models" (arXiv 2301.10226); tournaments,
 "Scalable watermarking for identifying large language model outputs" (Nature 634, 2024); Gumbel-max,
@@ -28,7 +28,11 @@ from transformers.generation.logits_process import LogitsProcessor
 
 from modicum.core.prf import make_prf, uniform32
 from modicum.core.watermark.contexts import distinct_contexts
-from modicum.ewatermark.baselines import binomial_p_values, gumbel_log_wealth, gumbel_p_values
+from modicum.core.watermark.peer_laws import (
+    binomial_p_values,
+    gumbel_log_wealth,
+    gumbel_p_values,
+)
 
 GREEN_RATIO = 0.25
 SYNTHID_KEYS = tuple(range(101, 131))

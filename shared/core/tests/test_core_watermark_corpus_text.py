@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from modicum.ewatermark import corpus_text
-from modicum.ewatermark.corpus_text import document, documents, stdlib_text
+from modicum.core.watermark import corpus_text
+from modicum.core.watermark.corpus_text import document, documents, stdlib_text
 
 # SHA-256 of documents 0 … 49 of corpus 0. The shipped models were trained on exactly this text:
 # who changes the generator trains the models again and then changes this line.
@@ -22,7 +22,9 @@ def test_text_is_what_the_models_were_trained_on():
 
 
 def test_text_does_not_depend_on_the_process():
-    program = "from modicum.ewatermark.corpus_text import document; print(document(3, 7), end='')"
+    program = (
+        "from modicum.core.watermark.corpus_text import document; print(document(3, 7), end='')"
+    )
     other = subprocess.run(
         [sys.executable, "-X", "utf8", "-c", program],
         capture_output=True,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("transformers")
 
-from modicum.ewatermark import corpus_text
-from modicum.ewatermark.integrations import tiny_lm
-from modicum.ewatermark.integrations.tiny_lm import load_tiny, tiny_path, train_tiny
+from modicum.core.watermark import corpus_text
+from modicum.core.watermark.adapters import tiny_lm
+from modicum.core.watermark.adapters.tiny_lm import load_tiny, tiny_path, train_tiny
 
 NAMES = ("target", "anchor")
 # The validation text of the training: no document of it was trained on.

@@ -37,7 +37,7 @@ def _require_transformers() -> Any:
     except ImportError as error:
         raise ImportError(
             "language models and tokenizers need transformers: "
-            'pip install "modicum-ewatermark[transformers]"'
+            'pip install "modicum-core[transformers]"'
         ) from error
     return transformers
 
@@ -67,7 +67,7 @@ def load_tokenizer(name: str) -> Any:
     """
     transformers = _require_transformers()
     if name == TINY:
-        from modicum.ewatermark.integrations.tiny_lm import tiny_path
+        from modicum.core.watermark.adapters.tiny_lm import tiny_path
 
         return transformers.AutoTokenizer.from_pretrained(tiny_path("target"))
     return transformers.AutoTokenizer.from_pretrained(_local(name, "tokenizer"))
@@ -87,7 +87,7 @@ def load_model(name: str, device: str = "auto") -> Any:
     from modicum.core.device import resolve_device
 
     if name == TINY:
-        from modicum.ewatermark.integrations.tiny_lm import load_tiny
+        from modicum.core.watermark.adapters.tiny_lm import load_tiny
 
         with quiet():
             return load_tiny("target", device=device)[0]
@@ -130,7 +130,7 @@ def load_anchor(
 
     path: str | Path = name
     if name == TINY:
-        from modicum.ewatermark.integrations.tiny_lm import tiny_path
+        from modicum.core.watermark.adapters.tiny_lm import tiny_path
 
         path = tiny_path("anchor")
     else:
@@ -219,7 +219,7 @@ def generate_text(
     model, tokenizer
         A causal language model and its tokenizer.
     config
-        An `EWatermarkConfig`.
+        A watermark's configuration: has ``for_transformers()``.
     prompt
         Text before the response; may be empty.
     max_new_tokens, temperature, top_p, seed

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def read_texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
+def read_texts(path: Path, column: str, package: str) -> Iterator[tuple[str, str]]:
     """Yield (row number, text) of one column.
 
     Parameters
@@ -15,6 +15,8 @@ def read_texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
         Parquet file.
     column
         Column of strings.
+    package
+        Distribution whose extra ``parquet`` brings pyarrow, for the message when it is missing.
 
     Raises
     ------
@@ -27,7 +29,7 @@ def read_texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise ImportError(
-            'reading Parquet needs pyarrow: pip install "modicum-ewatermark[parquet]"'
+            f'reading Parquet needs pyarrow: pip install "{package}[parquet]"'
         ) from error
     file = parquet.ParquetFile(path)
     if column not in file.schema_arrow.names:

@@ -4,17 +4,17 @@ The *target* (4 layers, width 192) writes text to be watermarked; the *anchor* (
 is the public model a detector compares it with. Both are `LlamaForCausalLM` networks over one
 byte-level BPE tokenizer of 2048 entries, saved in float16 in the layout of `save_pretrained`, so
 transformers and vLLM load them from their folders without a network connection. They were trained
-on the generated English of `modicum.ewatermark.corpus_text`, which this repository owns; they know
-no other text.
+on the generated English of `modicum.core.watermark.corpus_text`, which this repository owns; they
+know no other text.
 
-    python -m modicum.ewatermark.integrations.tiny_lm train --out DIR
+    python -m modicum.core.watermark.adapters.tiny_lm train --out DIR
 
 repeats the training from nothing on one CPU core (`training.json` beside the models says how long
 it took) and goes on where it stopped when it is interrupted. Every row of every batch depends only
 on the seed and its own number, so a resumed run takes the very steps that an uninterrupted one
 would have taken.
 
-Needs transformers (`pip install "modicum-ewatermark[transformers]"`). Knows nothing about
+Needs transformers (`pip install "modicum-core[transformers]"`). Knows nothing about
 watermarks.
 
 Shapes: B rows of a batch, T positions, V vocabulary.
@@ -41,7 +41,7 @@ import torch
 from torch.nn import functional as F
 
 from modicum.core.device import describe_hardware, resolve_device
-from modicum.ewatermark import corpus_text
+from modicum.core.watermark import corpus_text
 
 try:
     import safetensors.torch
@@ -58,7 +58,7 @@ try:
     )
 except ImportError as error:
     raise ImportError(
-        'the tiny models need transformers: pip install "modicum-ewatermark[transformers]"'
+        'the tiny models need transformers: pip install "modicum-core[transformers]"'
     ) from error
 
 __all__ = ["TinyName", "load_tiny", "tiny_path", "train_tiny"]
@@ -138,7 +138,7 @@ def tiny_path(name: TinyName = "target") -> Path:
     """
     if name not in get_args(TinyName):
         raise ValueError(f"name must be one of {', '.join(get_args(TinyName))}, got {name!r}")
-    path = Path(str(importlib.resources.files("modicum.ewatermark") / "data" / name))
+    path = Path(str(importlib.resources.files("modicum.core.watermark") / "data" / name))
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"the tiny model is not installed: {path} has no config.json")
     return path
@@ -247,7 +247,7 @@ def train_tiny(
         )
     models = {name: model.to(torch.float16).float() for name, model in models.items()}
     summary: dict[str, Any] = {
-        "command": "python -m modicum.ewatermark.integrations.tiny_lm train --out DIR"
+        "command": "python -m modicum.core.watermark.adapters.tiny_lm train --out DIR"
         f" --steps {steps} --seed {seed} --threads {torch.get_num_threads()}",
         "seed": seed,
         "steps": steps,
@@ -480,7 +480,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments : sequence of str, optional
         Command-line words; those of the process by default.
     """
-    parser = argparse.ArgumentParser(prog="python -m modicum.ewatermark.integrations.tiny_lm")
+    parser = argparse.ArgumentParser(prog="python -m modicum.core.watermark.adapters.tiny_lm")
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train both models from nothing")
     train.add_argument("--out", type=Path, required=True, help="folder for the results")
