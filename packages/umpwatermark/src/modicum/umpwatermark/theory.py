@@ -165,7 +165,7 @@ def ump_type2(rho: ArrayLike, alpha: float, epsilon: float = 0.0) -> Any:
     return _plain(np.maximum(excess - epsilon, floor))
 
 
-def fill_up_to(weights: Array, total: Array, cap: Array) -> Array:
+def fill_up_to(weights: Array, total: Array, cap: Array, ordered: Array | None = None) -> Array:
     """Scale weights up to a total while none passes a cap: ``min(s * weights, cap)``.
 
     Parameters
@@ -177,6 +177,8 @@ def fill_up_to(weights: Array, total: Array, cap: Array) -> Array:
         the number of positive weights, where all of these end at the cap.
     cap
         Largest entry of every row, ``[...]``.
+    ordered
+        The weights in falling order where the caller has them, ``[..., N]``.
 
     Returns
     -------
@@ -184,7 +186,7 @@ def fill_up_to(weights: Array, total: Array, cap: Array) -> Array:
         NumPy or torch, as given; zeros stay zero.
     """
     xp = namespace(weights)
-    ordered = sort_descending(weights)
+    ordered = sort_descending(weights) if ordered is None else ordered
     capped = cumsum(xp.ones_like(ordered)) - 1
     # With the k largest at the cap, the others share the rest at this scale. It rises with k until
     # the next largest fits under the cap, and falls from there: the right k has the largest.
