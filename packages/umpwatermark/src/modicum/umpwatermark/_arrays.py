@@ -106,3 +106,25 @@ def ratio(numerator: Array, denominator: Array, otherwise: float) -> Array:
     positive = denominator > 0
     safe = xp.where(positive, denominator, xp.ones_like(denominator))
     return xp.where(positive, numerator / safe, xp.full_like(denominator, otherwise))
+
+
+def draw_from(law: Array, uniforms: Array) -> Array:
+    """Draw one element per law by inversion.
+
+    Parameters
+    ----------
+    law
+        Rows that sum to 1 up to round-off, float64 ``[n, N]``.
+    uniforms
+        Float64 ``[n]`` in ``[0, 1)``.
+
+    Returns
+    -------
+    int64[n]
+        Elements of positive probability.
+    """
+    sums = law.cumsum(-1)
+    # Round-off may lift a draw to the total itself, beyond the last element of positive mass.
+    drawn = (sums <= (uniforms * sums[:, -1])[:, None]).sum(-1)
+    last = (sums < sums[:, -1:]).sum(-1)
+    return namespace(law).minimum(drawn, last)

@@ -2,7 +2,7 @@
 
 Takes laws and a budget in total variation and gives the flattened law to sample from. Every unit of
 total variation spent this way takes one unit from the Type II error of the optimal test, until the
-law is flat. NumPy arrays or torch tensors in, the same out. Knows nothing of keys, tokens or models.
+law is flat. NumPy arrays or torch tensors in, the same out. Knows nothing of keys or models.
 
 Source: the optimal law of "Towards Optimal Statistical Watermarking" (arXiv 2312.07930) with the
 level chosen by the budget (our choice) and the mass spread in proportion to the law.
