@@ -109,12 +109,12 @@ def ratio(numerator: Array, denominator: Array, otherwise: float) -> Array:
 
 
 def draw_from(law: Array, uniforms: Array) -> Array:
-    """Draw one element per law by inversion.
+    """Draw elements by inversion, one per uniform.
 
     Parameters
     ----------
     law
-        Rows that sum to 1 up to round-off, float64 ``[n, N]``.
+        Rows that sum to 1 up to round-off, float64 ``[n, N]``; or one such law for all, ``[N]``.
     uniforms
         Float64 ``[n]`` in ``[0, 1)``.
 
@@ -123,8 +123,13 @@ def draw_from(law: Array, uniforms: Array) -> Array:
     int64[n]
         Elements of positive probability.
     """
+    xp = namespace(law)
     sums = law.cumsum(-1)
     # Round-off may lift a draw to the total itself, beyond the last element of positive mass.
-    drawn = (sums <= (uniforms * sums[:, -1])[:, None]).sum(-1)
-    last = (sums < sums[:, -1:]).sum(-1)
-    return namespace(law).minimum(drawn, last)
+    last = (sums < sums[..., -1:]).sum(-1)
+    targets = uniforms * sums[..., -1]
+    if law.ndim == 1:
+        drawn = xp.searchsorted(sums, targets, side="right")
+    else:
+        drawn = (sums <= targets[:, None]).sum(-1)
+    return xp.minimum(drawn, last)

@@ -113,12 +113,14 @@ def _greedy_free_block(q_BK: Array, start_B1: Array, gamma: float) -> Array:
 def _greedy_pass(q_BV: Array, gamma: float, top_k: int | None) -> tuple[Array, Array, Array]:
     # Ids of the pass, acceptance probabilities of its tokens if in R and free, and the mass w that
     # they take on average.
+    xp = namespace(q_BV)
     V = q_BV.shape[-1]
     count = V if top_k is None else min(top_k, V)
     ids_BK = argsort_descending(q_BV) if count == V else largest_ids(q_BV, count)
     ordered_BK = take(q_BV, ids_BK)
     free_BK = _greedy_free(ordered_BK, gamma)
-    accept_BK = ratio(ordered_BK, gamma * free_BK, 1.0).clip(None, 1.0)
+    allowed_BK = gamma * free_BK
+    accept_BK = ratio(xp.minimum(ordered_BK, allowed_BK), allowed_BK, 1.0)
     # Computed again as the product it is over regions: the residual then matches what happens.
     before_BK, _ = products_before(1 - gamma * accept_BK)
     return ids_BK, accept_BK, gamma * accept_BK * before_BK

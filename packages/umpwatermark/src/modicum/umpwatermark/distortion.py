@@ -11,14 +11,14 @@ Legend: ``B`` rows of a batch, ``V`` vocabulary.
 """
 
 from modicum.umpwatermark._arrays import Array, cumsum, maximum, namespace, sort_descending
-from modicum.umpwatermark.theory import check_epsilon, check_law, fill_up_to
+from modicum.umpwatermark.theory import NEGLIGIBLE, check_epsilon, check_law, fill_up_to
 
 
 def distort(q_BV: Array, epsilon: float) -> tuple[Array, Array]:
     """Move exactly epsilon of probability from the likeliest tokens to the others.
 
     Tokens above a water level c are cut to c; the others rise by a common factor, none beyond c, so
-    the result is ``min(s q, c)``. A token of probability 0 keeps it. Where the budget exceeds the
+    the result is ``min(s q, c)``. A token of probability 0 (below 1e-250) stays at 0. Where the budget exceeds the
     distance to the uniform law on the tokens of positive probability, the result is that law.
 
     Parameters
@@ -44,7 +44,8 @@ def distort(q_BV: Array, epsilon: float) -> tuple[Array, Array]:
     xp = namespace(q_BV)
     if epsilon == 0:
         return q_BV, xp.zeros_like(q_BV[..., 0])
-    ordered_BV = sort_descending(q_BV)
+    likely_BV = xp.where(q_BV >= NEGLIGIBLE, q_BV, xp.zeros_like(q_BV))
+    ordered_BV = sort_descending(likely_BV)
     ranks_BV = cumsum(xp.ones_like(ordered_BV))
     # What the j likeliest have above c is at most what all have above c, with equality for one j.
     level_B = maximum((cumsum(ordered_BV) - epsilon) / ranks_BV)
@@ -53,7 +54,7 @@ def distort(q_BV: Array, epsilon: float) -> tuple[Array, Array]:
     level_B = xp.maximum(level_B, 1 / positive_BV.sum(-1))
     cap_BV = level_B[..., None] + xp.zeros_like(q_BV)
     law_BV = fill_up_to(
-        xp.minimum(q_BV, cap_BV),
+        xp.minimum(likely_BV, cap_BV),
         xp.ones_like(level_B),
         level_B,
         ordered=xp.minimum(ordered_BV, cap_BV),

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
 
 from modicum.core.watermark.warpers import is_torch
 from modicum.umpwatermark._arrays import (
@@ -43,6 +42,9 @@ CURVE_SCHEMES: tuple[CurveScheme, ...] = ("ump", "agnostic", "sequence-gumbel")
 
 SUM_TOLERANCE = 1e-6
 """How far a law may be from summing to 1."""
+
+NEGLIGIBLE = 1e-250
+"""Probabilities below are not raised to a share of moved mass: the factor would overflow."""
 
 INTEGER_TOLERANCE = 1e-6
 """How far ``alpha * N`` may be from a whole number, for rounded levels such as 1/3."""
@@ -171,7 +173,7 @@ def fill_up_to(weights: Array, total: Array, cap: Array, ordered: Array | None =
     Parameters
     ----------
     weights
-        Not negative, float64 ``[..., N]``.
+        Zero or at least `NEGLIGIBLE`, float64 ``[..., N]``.
     total
         Wanted sum of every row, ``[...]``: at least what ``s = 1`` gives and at most the cap times
         the number of positive weights, where all of these end at the cap.
@@ -215,7 +217,8 @@ def ump_law(
     fill
         ``"room"``: elements below alpha receive in proportion to ``alpha - rho(x)``, elements of
         probability 0 included; the optimum. ``"proportional"``: they receive in proportion to
-        rho(x), never beyond alpha, and elements of probability 0 receive nothing; optimal as well
+        rho(x), never beyond alpha, and elements of probability 0 (below 1e-250) receive nothing;
+        optimal as well
         unless the elements of positive probability lack the room for the whole budget.
 
     Returns
@@ -236,16 +239,17 @@ def ump_law(
     xp = namespace(rho)
     excess = (rho - alpha).clip(0)
     # Elements from alpha upwards keep alpha and a share of their excess.
-    below = xp.where(rho < alpha, rho, xp.zeros_like(rho))
+    is_below = rho < alpha
     room = (alpha - rho).clip(0)
     if fill == "proportional":
-        room = xp.where(rho > 0, room, xp.zeros_like(rho))
+        is_below = is_below & (rho >= NEGLIGIBLE)
+        room = xp.where(is_below, room, xp.zeros_like(rho))
+    below = xp.where(is_below, rho, xp.zeros_like(rho))
     total_excess, total_room = excess.sum(-1), room.sum(-1)
     move = xp.minimum(total_excess, total_room).clip(None, epsilon)
     kept = 1 - ratio(move, total_excess, 0.0)
     if fill == "room":
-        filled = below + room * ratio(move, total_room, 0.0)[..., None]
-        filled = xp.where(rho < alpha, filled.clip(None, alpha), below)
+        filled = (below + room * ratio(move, total_room, 0.0)[..., None]).clip(None, alpha)
     else:
         filled = fill_up_to(below, below.sum(-1) + move, xp.full_like(move, alpha))
     law = xp.where(rho < alpha, filled, alpha + kept[..., None] * excess)
@@ -526,8 +530,10 @@ def normal_tokens_needed(entropy: float, variance: float, alpha: float, beta: fl
         raise ValueError(f"entropy must be positive and finite (nats per token), got {entropy!r}")
     if not (variance >= 0 and math.isfinite(variance)):
         raise ValueError(f"variance must be finite and not negative, got {variance!r}")
+    from statistics import NormalDist
+
     evidence = -math.log(check_alpha(alpha))
-    spread = -float(ndtri(check_alpha(beta, "beta"))) * math.sqrt(variance)
+    spread = -NormalDist().inv_cdf(check_alpha(beta, "beta")) * math.sqrt(variance)
     return ((spread + math.sqrt(spread**2 + 4 * entropy * evidence)) / (2 * entropy)) ** 2
 
 
