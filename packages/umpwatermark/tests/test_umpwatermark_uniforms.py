@@ -10,7 +10,7 @@ import torch
 from scipy.stats import kstest
 
 from modicum.umpwatermark.config import UMPWatermarkConfig
-from modicum.umpwatermark.uniforms import HMACPRF, make_uniforms, uniform24
+from modicum.umpwatermark.uniforms import HMACPRF, make_uniforms, uniform24, uniforms_of
 
 KEYS = {
     "philox": b"0123456789abcdef",
@@ -157,9 +157,8 @@ def test_ends_of_the_interval_stay_inside():
     words = np.array([0, 2**32 - 1])
     for u in (uniform24(words), uniform24(torch.from_numpy(words)).numpy()):
         assert 0 < u[0] < u[1] < 1
-    uniforms = make("philox")
     for ends in (words, torch.from_numpy(words)):
-        u = uniforms._map(ends)
+        u = uniforms_of(ends, 32)
         assert 0 < float(u[0]) < float(u[1]) < 1
 
 

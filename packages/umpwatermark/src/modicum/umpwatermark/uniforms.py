@@ -44,8 +44,9 @@ def _float64(x: Array) -> Array:
     return x.double() if is_torch(x) else x.astype(np.float64)
 
 
-def _uniform32(words: Array) -> Array:
-    return uniform32(_float64(words))
+def uniforms_of(words: Array, bits: int) -> Array:
+    """Map 32-bit words to float64 in (0, 1): all 32 bits, or the 24 that vLLM uses."""
+    return uniform24(words) if bits == 24 else uniform32(_float64(words))
 
 
 class HMACPRF:
@@ -144,7 +145,6 @@ class KeyedUniforms:
         self.prf = words
         self.extra_prf = extra
         self.bits = 24 if engine else 32
-        self._map = uniform24 if engine else _uniform32
 
     @property
     def philox(self) -> PhiloxPRF | None:
@@ -168,7 +168,7 @@ class KeyedUniforms:
 
     def uniforms(self, state_Bs: Array, vocab_size: int) -> Array:
         """Return the uniform of every token, float64 ``[B, V]`` in (0, 1)."""
-        return self._map(self.prf.words_range(state_Bs, vocab_size))
+        return uniforms_of(self.prf.words_range(state_Bs, vocab_size), self.bits)
 
     def uniforms_at(self, state_Bs: Array, tokens_B: Array) -> Array:
         """Return the uniforms of chosen tokens.
@@ -186,7 +186,7 @@ class KeyedUniforms:
             Bit for bit those of `uniforms`.
         """
         state = state_Bs if tokens_B.ndim == 1 else state_Bs[:, None, :]
-        return self._map(self.prf.words(state, tokens_B))
+        return uniforms_of(self.prf.words(state, tokens_B), self.bits)
 
     def extra(self, state_Bs: Array, n: int) -> Array:
         """Return ``n`` further uniforms of each position, independent of the tokens'.
@@ -196,7 +196,7 @@ class KeyedUniforms:
         float64[B, n]
             In (0, 1), with 32 bits.
         """
-        return _uniform32(self.extra_prf.words_range(state_Bs, n))
+        return uniforms_of(self.extra_prf.words_range(state_Bs, n), 32)
 
 
 def _expander(prf: PhiloxPRF, key: bytes | str | int) -> PhiloxPRF:
