@@ -296,6 +296,8 @@ class AgnosticCoupling:
         Probability that X is this element and was accepted; sums to ``1 - beta``.
     num_swaps : int
         M, at most ``N - 1``.
+    stay_probs : float64[M]
+        Probability of each swap's coin to leave the priorities as they are, at least one half.
 
     Raises
     ------
@@ -310,6 +312,7 @@ class AgnosticCoupling:
     beta: float
     accepted: NDArray[np.float64]
     num_swaps: int
+    stay_probs: NDArray[np.float64]
 
     def __init__(self, rho: ArrayLike, alpha: float, region: Region = "bernoulli") -> None:
         self.rho = check_law(rho)
@@ -334,8 +337,9 @@ class AgnosticCoupling:
         first_place = np.diff(hits)
         wanted = np.diff(np.minimum(hits, total))
         self._accept = ratio(wanted, first_place, 0.0).clip(0.0, 1.0)
-        self._swaps, self._keep = _robin_hood(wanted, share)
-        self.num_swaps = len(self._keep)
+        self._swaps, stay = _robin_hood(wanted, share)
+        self.stay_probs = np.array(stay)
+        self.num_swaps = len(stay)
         self._residual = _residual(ordered[None], share[None])[0]
 
     def law(self, in_region_N: NDArray[np.bool_], swap_coins_M: ArrayLike) -> NDArray[np.float64]:
@@ -373,8 +377,8 @@ class AgnosticCoupling:
                 f"{inside.shape} and {coins.shape}"
             )
         place = np.broadcast_to(np.arange(N), inside.shape).copy()
-        for step, ((high, low), keep) in enumerate(zip(self._swaps, self._keep, strict=True)):
-            swap = coins[..., step] >= keep
+        for step, (high, low) in enumerate(self._swaps):
+            swap = coins[..., step] >= self.stay_probs[step]
             place_high, place_low = place[..., high].copy(), place[..., low].copy()
             place[..., high] = np.where(swap, place_low, place_high)
             place[..., low] = np.where(swap, place_high, place_low)
@@ -433,7 +437,9 @@ def _robin_hood(
         high = int(over[-1])
         under = np.flatnonzero(y[high + 1 :] < target[high + 1 :])
         if not under.size:
-            return pairs, keeps
+            # Majorisation leaves room below for all but round-off.
+            y[high] = target[high]
+            continue
         low = high + 1 + int(under[0])
         give, need = y[high] - target[high], target[low] - y[low]
         move = min(give, need)

@@ -27,7 +27,7 @@ from modicum.umpwatermark._arrays import (
     ratio,
     take,
 )
-from modicum.umpwatermark.theory import Fill, check_alpha, check_law, ump_law
+from modicum.umpwatermark.theory import Fill, check_law, ump_law
 
 NO_RESIDUAL = 1e-12
 """Mass of a residual below which only round-off is left to draw from."""
@@ -246,7 +246,6 @@ def ump_coupling(
     ValueError
         For an invalid law, level, budget or fill.
     """
-    rho, alpha = check_law(rho), check_alpha(alpha)
     law = ump_law(rho, alpha, epsilon, fill)
     xp = namespace(law)
     singles = law.clip(None, alpha)
@@ -255,8 +254,8 @@ def ump_coupling(
     beta = excess.sum(-1)
     pieces = [singles, beta[..., None]]
     return UMPCoupling(
-        alpha=alpha,
-        rho=rho,
+        alpha=float(alpha),
+        rho=law if epsilon == 0 else check_law(rho),
         law=law,
         region_probs=np.concatenate(pieces, axis=-1) if xp is np else xp.cat(pieces, -1),
         residual=ratio(excess, beta[..., None] + xp.zeros_like(excess), 0.0),

@@ -18,8 +18,9 @@ def distort(q_BV: Array, epsilon: float) -> tuple[Array, Array]:
     """Move exactly epsilon of probability from the likeliest tokens to the others.
 
     Tokens above a water level c are cut to c; the others rise by a common factor, none beyond c, so
-    the result is ``min(s q, c)``. A token of probability 0 (below 1e-250) stays at 0. Where the budget exceeds the
-    distance to the uniform law on the tokens of positive probability, the result is that law.
+    the result is ``min(s q, c)``. A token of probability 0 (below 1e-250) stays at 0. Where the
+    budget exceeds the distance to the uniform law on the tokens of positive probability, the result
+    is that law.
 
     Parameters
     ----------
