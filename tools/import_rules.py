@@ -54,7 +54,10 @@ OPTIONAL = {
     "packaging": r"modicum\.core\.cli",
 }
 # A method's configuration may hand out its form for an engine, which it imports when asked.
-DOORS = {("modicum.ewatermark.config", "modicum.ewatermark.integrations.transformers")}
+DOORS = {
+    ("modicum.ewatermark.config", "modicum.ewatermark.integrations.transformers"),
+    ("modicum.umpwatermark.config", "modicum.umpwatermark.integrations.transformers"),
+}
 IMPORT_NAME_OF = {"pillow": "PIL", "scikit-learn": "sklearn"}
 
 

@@ -1,0 +1,1 @@
+"""The watermark inside generation engines, one module per engine; nothing is imported here."""
