@@ -184,6 +184,17 @@ def test_a_record_that_does_not_fit_is_refused(marked, tmp_path, change, words):
     assert result.returncode == 2 and words in result.stderr and "Traceback" not in result.stderr
 
 
+def test_a_record_of_another_package_names_the_package_that_reads_it(marked, tmp_path):
+    record = json.loads((marked / "wm.json").read_text())
+    record |= {"scheme": "umpwatermark", "prf": "vllm-philox", "prf_version": 1}
+    path = tmp_path / "wm.json"
+    path.write_text(json.dumps(record))
+    for command in (("detect", marked / "text.txt"), ("watch",), ("scan", marked)):
+        result = script(*command, "--record", path, "--key-file", marked / "key.txt")
+        assert result.returncode == 2
+        assert "modicum-umpwatermark" in result.stderr and "wm.json" in result.stderr
+
+
 def test_another_key_is_refused_by_its_id(marked, tmp_path):
     run("keygen", tmp_path / "other.txt")
     result = script(

@@ -43,6 +43,17 @@ def test_round_trip(tmp_path):
     assert WatermarkRecord.load(path) == other
 
 
+def test_another_scheme_is_refused_before_its_prf(tmp_path):
+    path = tmp_path / "wm.json"
+    record(prf="vendor", prf_version=3).save(path)
+    with pytest.raises(ValueError, match=r"wm\.json.*'ewatermark'.*'other'.*modicum-ewatermark"):
+        WatermarkRecord.load(path, scheme="other")
+    with pytest.raises(ValueError, match="needs PRF 'vendor'"):
+        WatermarkRecord.load(path, scheme="ewatermark")
+    record().save(path)
+    assert WatermarkRecord.load(path, scheme="ewatermark") == record()
+
+
 def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "wm.json"
     record().save(path)

@@ -39,18 +39,13 @@ Start = Annotated[
 Ids = Annotated[bool, typer.Option("--ids", help="The input is token ids, not text.")]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', …")]
 
-VERDICT = {True: "holds", False: "FAILS", None: "open"}
-
 
 @app.command()
 def keygen(path: Annotated[Path, typer.Argument(help="Where to write the key.")]) -> None:
     """Write a new secret key, readable by its owner only."""
-    from modicum.core.prf import key_id
-    from modicum.core.watermark.record import generate_key, save_key
+    from modicum.core.watermark.adapters.commands import write_key
 
-    key = generate_key()
-    save_key(path, key)
-    typer.echo(f"wrote {path} (key id {key_id(key)})")
+    write_key(path)
 
 
 @app.command()
@@ -122,12 +117,14 @@ def _detector(
     device: str,
 ) -> tuple[Any, Any]:
     """Build the detector of a record, and the tokenizer unless the input is ids."""
-    from modicum.core.watermark.adapters.loading import load_anchor, load_tokenizer
+    from modicum.core.watermark.adapters.commands import record_tokenizer
+    from modicum.core.watermark.adapters.loading import load_anchor
     from modicum.core.watermark.anchors import UniformAnchor
-    from modicum.core.watermark.record import WatermarkRecord, load_key, tokenizer_hash
+    from modicum.core.watermark.record import WatermarkRecord, load_key
     from modicum.ewatermark import EWatermarkConfig, EWatermarkDetector
+    from modicum.ewatermark.config import SCHEME
 
-    filed = WatermarkRecord.load(record)
+    filed = WatermarkRecord.load(record, scheme=SCHEME)
     vocab_size = int(filed.parameters.get("vocab_size", 0))
     if anchor is None:
         uniform = UniformAnchor(vocab_size).fingerprint
@@ -140,14 +137,7 @@ def _detector(
             f"{error} (key_id: is {key_file} the right key file? anchor_fingerprint: pass --anchor "
             "and --window as at generation)"
         ) from error
-    if ids:
-        return EWatermarkDetector(config, alpha, start=start), None
-    encoder = load_tokenizer(tokenizer)
-    found = tokenizer_hash(encoder)
-    if filed.tokenizer_hash not in (None, found):
-        raise ValueError(
-            f"the record was made with tokenizer {filed.tokenizer_hash}, {tokenizer!r} is {found}"
-        )
+    encoder = None if ids else record_tokenizer(filed, tokenizer)
     return EWatermarkDetector(config, alpha, start=start), encoder
 
 
@@ -356,6 +346,7 @@ def plan(
     """Say how many tokens are needed for a level and a power."""
     from dataclasses import asdict
 
+    from modicum.core.watermark.adapters.commands import cell
     from modicum.ewatermark.plan import compare_schemes, plan_from_entropy, plan_tokens
 
     if (text is None) == (entropy is None):
@@ -391,7 +382,7 @@ def plan(
             rng=seed,
         )
     for name, value in asdict(found).items():
-        typer.echo(f"{name:18s} {_cell(value)}")
+        typer.echo(f"{name:18s} {cell(value)}")
     if peers:
         typer.echo("")
         for row in compare_schemes(
@@ -488,30 +479,10 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
 ) -> None:
     """Run an experiment on simulated laws; write its tables as CSV and its figures."""
-    import csv
-    import io
-
-    from modicum.core.experiment import run_experiments, write_atomic
+    from modicum.core.watermark.adapters.commands import run_simulation
     from modicum.ewatermark.experiments import EXPERIMENTS as simulated
 
-    wanted = [experiment for experiment in simulated if experiment.name == name]
-    if not wanted:
-        names = ", ".join(experiment.name for experiment in simulated)
-        raise ValueError(f"no simulation is called {name!r}; there are {names}")
-    (result,) = run_experiments(wanted, out, quick=quick, seed=seed)
-    if result.error:
-        raise ValueError(result.error)
-    for number, table in enumerate(result.tables, 1):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
-        write_atomic(out / f"{name}-{number}.csv", text.getvalue())
-    for number, figure in enumerate(result.figures, 1):
-        if figure.svg is not None:
-            write_atomic(out / f"{name}-{number}.svg", figure.svg)
-    for claim in result.claims:
-        typer.echo(
-            f"{VERDICT[claim.holds]:6s} {claim.statement}: {_cell(claim.measured)} {claim.unit}"
-        )
+    run_simulation(simulated, name, out, quick=quick, seed=seed)
 
 
 record_app = typer.Typer(help="Watermark records.", no_args_is_help=True)
@@ -521,9 +492,9 @@ app.add_typer(record_app, name="record")
 @record_app.command("show")
 def record_show(path: Annotated[Path, typer.Argument(help="Record file.")]) -> None:
     """Print a record after checking that this release can read it."""
-    from modicum.core.watermark.record import WatermarkRecord
+    from modicum.core.watermark.adapters.commands import show_record
 
-    typer.echo(WatermarkRecord.load(path).to_json())
+    show_record(path)
 
 
 @app.command()
@@ -533,23 +504,10 @@ def selftest(
     """Check the PRF's published vectors and the detector's mean e-value on this machine."""
     from importlib.resources import files
 
-    import numpy as np
-
-    from modicum.core.prf import make_prf
+    from modicum.core.watermark.adapters.commands import check_prf_vectors
     from modicum.ewatermark import EWatermarkConfig, EWatermarkDetector
 
-    vectors = json.loads((files("modicum.core") / "vectors" / "prf_v1.json").read_text())
-    for vector in vectors["vectors"]:
-        key = vector["key"]
-        prf = make_prf(
-            vector["prf"],
-            bytes.fromhex(key["hex"]) if isinstance(key, dict) else key,
-            vector["domain"],
-        )
-        state = prf.context_state(np.array(vector["context"], dtype=np.int64))
-        if prf.words_range(state, 8).tolist() != vector["words"]:
-            raise ValueError(f"the PRF gives other words than published for {vector}")
-    typer.echo(f"PRF version {vectors['version']}: {len(vectors['vectors'])} vectors agree")
+    check_prf_vectors()
     config = EWatermarkConfig(key=0, vocab_size=256)
     text = (files("modicum.ewatermark") / "cli.py").read_bytes()[:2000]
     check = EWatermarkDetector(config).rekey_check(list(text), n_keys=n_keys)
@@ -593,34 +551,11 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Watermark a file of text, edit it, detect it again, and print what was found."""
-    from modicum.core.device import resolve_device
-    from modicum.core.experiment import run_experiments
+    from modicum.core.watermark.adapters.commands import run_sample
     from modicum.ewatermark.integrations.end_to_end import EXPERIMENTS as generated
 
-    wanted = [experiment for experiment in generated if experiment.name == "sample"]
-    results = run_experiments(
-        wanted, out, quick=quick, seed=seed, device=resolve_device(device), resume=False
-    )
-    for result in results:
-        typer.echo(result.text)
-        for table in result.tables:
-            typer.echo("\n" + " | ".join(table.columns))
-            for row in table.rows:
-                typer.echo(" | ".join(_cell(value) for value in row))
-        for claim in result.claims:
-            typer.echo(f"{VERDICT[claim.holds]:6s} {claim.statement}")
-        if result.error:
-            raise ValueError(result.error)
-    if any(claim.holds is False for result in results for claim in result.claims):
+    if not run_sample(generated, out, quick=quick, seed=seed, device=device):
         raise typer.Exit(1)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, tuple):
-        return " to ".join(_cell(part) for part in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:

@@ -147,7 +147,11 @@ class WatermarkRecord:
 
     @classmethod
     def from_json(
-        cls, text: str, *, known_prfs: Mapping[str, int] | None = None
+        cls,
+        text: str,
+        *,
+        known_prfs: Mapping[str, int] | None = None,
+        scheme: str | None = None,
     ) -> "WatermarkRecord":
         """Read a record.
 
@@ -157,11 +161,14 @@ class WatermarkRecord:
             What `to_json` gave.
         known_prfs
             Version of each PRF the caller can compute; those of `modicum.core.prf` by default.
+        scheme
+            The only scheme the caller reads; ``None`` takes any.
 
         Raises
         ------
         ValueError
-            If it is no record, of another format version, or made with a PRF unknown here.
+            If it is no record, of another format version, of another scheme (with the name of the
+            package that reads it), or made with a PRF unknown here.
         """
         try:
             data = json.loads(text)
@@ -179,6 +186,12 @@ class WatermarkRecord:
             raise ValueError(
                 f"the record lacks {sorted(names - set(data))} and has unknown fields "
                 f"{sorted(set(data) - names)}"
+            )
+        # Before the PRF, which the package of the other scheme may well know.
+        if scheme is not None and data["scheme"] != scheme:
+            raise ValueError(
+                f"this is a record of scheme {data['scheme']!r}, expected {scheme!r}; read it with "
+                f"modicum-{data['scheme']}"
             )
         known = dict.fromkeys(PRFS, PRF_VERSION) if known_prfs is None else known_prfs
         if data["prf"] not in known:
@@ -199,11 +212,16 @@ class WatermarkRecord:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, known_prfs: Mapping[str, int] | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        known_prfs: Mapping[str, int] | None = None,
+        scheme: str | None = None,
     ) -> "WatermarkRecord":
         """Read a record from a file; see `from_json`."""
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"), known_prfs=known_prfs)
+            text = Path(path).read_text(encoding="utf-8")
+            return cls.from_json(text, known_prfs=known_prfs, scheme=scheme)
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
 
