@@ -56,6 +56,8 @@ TIE = 1e-9
 SMALLEST_P = float(np.finfo(np.float64).tiny)
 """Reported in place of tails that float64 cannot hold; an upper bound of them."""
 
+# Products of a block's e-values stay within float64.
+LEAST_WEIGHT = 1e-9
 MAX_TILT = 64.0
 TILT_TOKENS = 256
 """Tokens from which a tilt is found."""
@@ -149,7 +151,7 @@ def check_weights(weights: Sequence[float]) -> tuple[float, float]:
     Raises
     ------
     ValueError
-        Unless ``a, b >= 0`` and ``0 < a + b < 1``.
+        Unless ``a, b >= 0`` and ``0 < a + b < 1``, all of them 0 or at least 1e-9.
     """
     values = tuple(float(w) for w in weights)
     if len(values) != 2:
@@ -160,6 +162,12 @@ def check_weights(weights: Sequence[float]) -> tuple[float, float]:
             f"weights (a, b) must be non-negative with 0 < a + b < 1, got {(a, b)}; the remainder "
             "1 - a - b is what bounds the loss at a token that speaks against the watermark"
         )
+    for share in (a, b, 1 - a - b):
+        if 0 < share < LEAST_WEIGHT:
+            raise ValueError(
+                f"weights {(a, b)} leave a share of {share}; shares must be 0 or at least "
+                f"{LEAST_WEIGHT}"
+            )
     return a, b
 
 
@@ -237,7 +245,7 @@ class PivotMatchLaw:
         e = (1 - a - b) + (a / h_S) * chance_S
         if b:
             assert match_S is not None
-            e += (b / h_S) * match_S
+            e = e + (b / h_S) * match_S
         if self.clip is not None:
             np.clip(e, math.exp(self.clip[0]), math.exp(self.clip[1]), out=e)
         return e
@@ -541,7 +549,7 @@ def _near_tilt(law: NullLaw, observed: float, points: int) -> float:
 
 def _convolve(left_L: NDArray[np.float64], right_L: NDArray[np.float64]) -> NDArray[np.float64]:
     if min(len(left_L), len(right_L)) <= 32:
-        return np.convolve(left_L, right_L)
+        return np.convolve(left_L, right_L).astype(np.float64)
     from scipy.fft import irfft, next_fast_len, rfft
 
     size = len(left_L) + len(right_L) - 1

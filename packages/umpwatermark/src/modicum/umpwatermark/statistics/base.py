@@ -5,8 +5,9 @@ Takes `Evidence`; knows no key, no text and no model.
 Legend: ``S`` scored tokens, ``J`` components of an e-process.
 """
 
+import json
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,12 @@ class Statistic(ABC):
         the power calibrators of ``1 - Y``, which need nothing but the pivot.
         """
         return calibrator_grid(1 - evidence.y_S)
+
+    def description(self) -> dict[str, Any]:
+        """Return name and settings as JSON-able values; equal for statistics that agree."""
+        plain = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str | tuple)}
+        described: dict[str, Any] = json.loads(json.dumps({"name": self.name} | plain))
+        return described
 
     @property
     def num_components(self) -> int:

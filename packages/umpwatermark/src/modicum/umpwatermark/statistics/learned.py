@@ -212,6 +212,10 @@ class LearnedStatistic(Statistic):
             rng=default_rng(rng),
         )
 
+    def description(self) -> dict[str, Any]:
+        """Return name, settings and counts."""
+        return super().description() | {"counts": self.table.counts_J.tolist()}
+
     def log_e_steps(self, evidence: Evidence) -> NDArray[np.float64]:
         """Return the log-density, whose exponential has null mean one; not rounded."""
         return self.table.log_density_J[self.table.bins(evidence.y_S)][:, None]
