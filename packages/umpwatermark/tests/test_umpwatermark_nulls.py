@@ -64,7 +64,7 @@ def mean_of(fn, h, a, b, reach=None):
     ) + math.exp(-36.0) * fn(score(0.0, 0))
 
 
-@pytest.mark.parametrize("h", [1e-6, 1e-4, 0.013, 0.2, 0.5, 0.77, 0.999, 1.0])
+@pytest.mark.parametrize("h", [1e-6, 1e-4, 0.013, 0.2, 0.77, 1.0])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_mean_of_each_e_value_is_one(h, pair):
     assert mean_of(math.exp, h, *pair) == pytest.approx(1, abs=1e-10)
@@ -215,7 +215,7 @@ def test_bound_lies_above_monte_carlo_and_how_loose_it_is():
 def test_bounds_order_and_monotonicity():
     rng = np.random.default_rng(3)
     law = law_of(np.clip(rng.beta(0.4, 0.6, 60), 1e-6, 1))
-    observed = np.linspace(-30, 40, 36)
+    observed = np.linspace(-30, 40, 18)
     bounds = np.array([fft_upper_bound(law, x) for x in observed])
     assert np.all(np.diff(bounds) <= 1e-9 * bounds[:-1])
     assert bounds[0] == pytest.approx(1, abs=1e-4) and bounds[-1] < 1e-15
@@ -237,7 +237,7 @@ def test_lattice_tail_keeps_relative_accuracy_far_out():
     assert lattice_tail(mixed, -5, 0.0, 1.0) == 1.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=8),
     st.just(0.0) | st.floats(1e-9, 0.9),
@@ -316,7 +316,7 @@ def test_long_texts_get_chernoff_and_fewer_draws():
     assert draws_for(10**9, 9999) == 999 and draws_for(10**9, 99) == 99
 
 
-@pytest.mark.parametrize("size", [60, 400])
+@pytest.mark.parametrize("size", [60, 200])
 def test_saddlepoint_is_close_where_scores_are_many(size):
     rng = np.random.default_rng(9)
     law = law_of(np.clip(rng.beta(1.0, 1.0, size), 1e-6, 1))

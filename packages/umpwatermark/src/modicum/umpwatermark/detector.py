@@ -799,7 +799,9 @@ def _unpad(ids: Any, pad_token_id: int | None) -> NDArray[np.int64]:
 def _is_flat(values: Any) -> bool:
     if hasattr(values, "ndim"):
         return bool(values.ndim == 1)
-    return not any(hasattr(x, "__len__") for x in values)
+    return not hasattr(values, "__iter__") or not any(
+        hasattr(x, "__len__") and not isinstance(x, str) for x in values
+    )
 
 
 def _surprisal(evidence: Evidence) -> float:
