@@ -25,7 +25,6 @@ from modicum.umpwatermark._arrays import (
     Array,
     argsort_descending,
     as_float64,
-    cumsum,
     draw_from,
     index_range,
     largest_ids,
@@ -33,6 +32,7 @@ from modicum.umpwatermark._arrays import (
     products_before,
     ratio,
     scatter,
+    tail_sums,
     take,
 )
 from modicum.umpwatermark.theory import (
@@ -73,22 +73,24 @@ def _greedy_free(ordered_BK: Array, gamma: float) -> Array:
     """
     xp = namespace(ordered_BK)
     free_BK = xp.ones_like(ordered_BK)
+    tails_BK = tail_sums(ordered_BK)
     start_B1 = xp.ones_like(ordered_BK[:, :1])
     low, stop = 0, ordered_BK.shape[-1]
     while low < stop:
         high = min(stop, max(FIRST_BLOCK, 4 * low))
-        free_BK[:, low:high] = _greedy_free_block(ordered_BK[:, low:high], start_B1, gamma)
+        free_BK[:, low:high] = _greedy_free_block(
+            ordered_BK[:, low:high], tails_BK[:, low:high], start_B1, gamma
+        )
         last_B1 = free_BK[:, high - 1 : high]
         start_B1 = last_B1 - xp.minimum(ordered_BK[:, high - 1 : high], gamma * last_B1)
         low = high
     return free_BK
 
 
-def _greedy_free_block(q_BK: Array, start_B1: Array, gamma: float) -> Array:
+def _greedy_free_block(q_BK: Array, tails_BK: Array, start_B1: Array, gamma: float) -> Array:
     xp = namespace(q_BK)
     width = q_BK.shape[-1]
     place_K = index_range(width, q_BK)
-    before_BK = cumsum(q_BK) - q_BK
     free_BK = start_B1 + xp.zeros_like(q_BK)
     at_B1 = 0 * place_K[:1] + xp.zeros_like(start_B1, dtype=place_K.dtype)
     while bool((at_B1 < width).any()):
@@ -97,14 +99,18 @@ def _greedy_free_block(q_BK: Array, start_B1: Array, gamma: float) -> Array:
         steep_B1 = take(q_BK, here_B1) >= gamma * start_B1
         steps_BK = as_float64((place_K - at_B1).clip(0))
         by_factor_BK = start_B1 * (1 - gamma) ** steps_BK
-        by_mass_BK = (start_B1 - (before_BK - take(before_BK, here_B1))).clip(0)
+        # F less the mass since the last change is what F had beyond the tail, plus the tail left:
+        # a form without cancellation where little is left.
+        spare_B1 = start_B1 - take(tails_BK, here_B1)
+        spare_B1 = xp.where(spare_B1 > NO_RESIDUAL, spare_B1, 0 * spare_B1)
+        by_mass_BK = spare_B1 + tails_BK
         guess_BK = xp.where(steep_B1, by_factor_BK, by_mass_BK)
         later_BK = place_K >= at_B1
         free_BK = xp.where(later_BK, guess_BK, free_BK)
         # Where both rules agree up to round-off either will do, and none is a change.
         surely_steep_BK = q_BK > (1 + SLACK) * gamma * guess_BK
         surely_flat_BK = q_BK < (1 - SLACK) * gamma * guess_BK
-        changed_BK = later_BK & xp.where(steep_B1, surely_flat_BK, surely_steep_BK)
+        changed_BK = (place_K > at_B1) & xp.where(steep_B1, surely_flat_BK, surely_steep_BK)
         changes_BK = xp.where(changed_BK, place_K, 0 * place_K + width)
         at_B1 = (changes_BK.amin(-1) if xp is not np else changes_BK.min(-1))[:, None]
     return free_BK
@@ -120,10 +126,8 @@ def _greedy_pass(q_BV: Array, gamma: float, top_k: int | None) -> tuple[Array, A
     ordered_BK = take(q_BV, ids_BK)
     free_BK = _greedy_free(ordered_BK, gamma)
     allowed_BK = gamma * free_BK
-    accept_BK = ratio(xp.minimum(ordered_BK, allowed_BK), allowed_BK, 1.0)
-    # Computed again as the product it is over regions: the residual then matches what happens.
-    before_BK, _ = products_before(1 - gamma * accept_BK)
-    return ids_BK, accept_BK, gamma * accept_BK * before_BK
+    taken_BK = xp.minimum(ordered_BK, allowed_BK)
+    return ids_BK, ratio(taken_BK, allowed_BK, 1.0), taken_BK
 
 
 def _residual(q_BV: Array, taken_BV: Array) -> Array:
