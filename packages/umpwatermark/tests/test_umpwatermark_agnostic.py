@@ -70,6 +70,8 @@ def test_greedy_marginal_is_exact_over_all_regions(seed, V, gamma, top_k):
     np.testing.assert_allclose(law.sum(axis=1), 1, atol=1e-12)
     np.testing.assert_allclose(probs @ law, q, atol=1e-12)
     assert np.all(law[:, q == 0] == 0)
+    law_t = greedy_law(torch.tensor(np.tile(q, (len(R), 1))), torch.tensor(R), gamma, top_k)
+    np.testing.assert_allclose(law_t.numpy(), law, atol=1e-12)
     hits = (probs[:, None] * law * R).sum()
     rate = greedy_hit_rate(q, gamma, top_k)
     assert isinstance(rate, float)
@@ -95,9 +97,9 @@ def test_greedy_where_both_rules_agree_all_the_way():
     gamma = 0.05
     q = gamma * (1 - gamma) ** np.arange(3000)
     q /= q.sum()
-    started = time.perf_counter()
+    started = time.process_time()
     rate = greedy_hit_rate(q, gamma)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert rate == pytest.approx(1, abs=1e-6)
 
 

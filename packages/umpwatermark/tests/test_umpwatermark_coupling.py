@@ -176,9 +176,9 @@ def test_a_batch_of_whole_vocabularies():
     ranks = np.arange(1, 2**18 + 1)
     rho = 1 / ranks ** rng.uniform(0.8, 2, (8, 1))
     rho /= rho.sum(axis=1, keepdims=True)
-    started = time.perf_counter()
+    started = time.process_time()
     coupling = ump_coupling(rho, 0.05, 0.02)
-    took = time.perf_counter() - started
+    took = time.process_time() - started
     region = coupling.draw_region(rng.random((8, 2**18 + 1)))
     law = coupling.conditional_law(region)
     np.testing.assert_allclose(law.sum(axis=1), 1, atol=1e-9)
