@@ -1,4 +1,4 @@
-"""The watermark on a real vLLM engine, in float32 on the CPU, one engine for the whole session.
+"""The watermark on a real vLLM engine, in float32 on the CPU, one engine for the whole file.
 
 Requests with seeds are replayed without the engine: transformers gives the target's logits for the
 finished text in one pass, the scheme is applied to all positions, and the race that vLLM's sampler
@@ -48,7 +48,7 @@ class Request:
         return (self.settings or {}).get("key", "first")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """The engine with the shipped target, and the same target and anchor outside it."""
     patch = pytest.MonkeyPatch()
