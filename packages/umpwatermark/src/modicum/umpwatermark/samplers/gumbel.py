@@ -17,7 +17,7 @@ import numpy as np
 
 from modicum.core.prf import PhiloxPRF
 from modicum.core.watermark.warpers import is_torch
-from modicum.umpwatermark._arrays import as_float64, largest_ids, namespace, take
+from modicum.umpwatermark._arrays import as_float64, index_range, largest_ids, namespace, take
 from modicum.umpwatermark.samplers.base import one_hot
 from modicum.umpwatermark.uniforms import KeyedUniforms
 
@@ -27,6 +27,7 @@ MATCH_CANDIDATES = 64
 """Likeliest tokens that are asked first whether they beat an observed one."""
 
 _ENTRIES = 1 << 22  # uniforms held at once when whole vocabularies are evaluated
+_SPARSE = 8  # one token alone costs a Philox block, which otherwise serves four, and a gather
 
 
 def log_clocks(log_q_BV: Array, u_BV: Array) -> Array:
@@ -109,13 +110,34 @@ def gumbel_match(
     step = max(1, _ENTRIES // V)
     for at in range(0, len(survivors), step):
         rows = survivors[at : at + step]
-        winner = gumbel_argmax(log_q_TV[rows], uniforms.uniforms(state_Ts[rows], V))
-        match_T[rows] = winner == tokens_T[rows]
+        match_T[rows] = _winners(log_q_TV[rows], state_Ts[rows], uniforms) == tokens_T[rows]
     return match_T
 
 
 def _philox_on_device(log_q_BV: Array, uniforms: KeyedUniforms) -> PhiloxPRF | None:
-    return uniforms.philox if is_torch(log_q_BV) and log_q_BV.is_cuda else None
+    # The kernel compares what it reads in float32 or less; float64 is left to the general way.
+    fits = is_torch(log_q_BV) and log_q_BV.is_cuda and log_q_BV.element_size() <= 4
+    return uniforms.philox if fits else None
+
+
+def _winners(log_q_BV: Array, state_Bs: Array, uniforms: KeyedUniforms) -> Array:
+    # gumbel_argmax; after top-k or top-p only the few tokens that are left are hashed.
+    V = log_q_BV.shape[-1]
+    possible_BV = log_q_BV > -float("inf")
+    count_B = possible_BV.sum(-1)
+    width = int(count_B.max())
+    if width * _SPARSE > V or int(count_B.min()) == 0:
+        return gumbel_argmax(log_q_BV, uniforms.uniforms(state_Bs, V))
+    xp = namespace(log_q_BV)
+    row_N, id_N = xp.where(possible_BV)
+    place_N = index_range(len(row_N), row_N) - (count_B.cumsum(0) - count_B)[row_N]
+    id_BK = 0 * (count_B[:, None] + index_range(width, row_N))
+    id_BK[row_N, place_N] = id_N
+    clock_BK = log_clocks(take(log_q_BV, id_BK), uniforms.uniforms_at(state_Bs, id_BK))
+    # Rows with fewer tokens are filled with token 0, which must not win unless it is one of them.
+    padding_BK = index_range(width, id_N) >= count_B[:, None]
+    clock_BK[padding_BK] = float("inf")
+    return take(id_BK, clock_BK.argmin(-1)[:, None])[:, 0]
 
 
 class GumbelSampler:
@@ -137,7 +159,7 @@ class GumbelSampler:
         rows, V = log_q_BV.shape
         step = max(1, _ENTRIES // V)
         chosen = [
-            gumbel_argmax(log_q_BV[at : at + step], uniforms.uniforms(state_Bs[at : at + step], V))
+            _winners(log_q_BV[at : at + step], state_Bs[at : at + step], uniforms)
             for at in range(0, rows, step)
         ]
         xp = namespace(log_q_BV)
