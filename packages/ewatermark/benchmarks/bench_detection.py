@@ -15,24 +15,15 @@ import argparse
 import shlex
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import torch
-from measuring import (
-    SEED,
-    medians,
-    our_configs,
-    preamble,
-    synthid_processor,
-    table,
-    write_section,
-)
+from measuring import RESULTS, SEED, our_configs
 from numpy.typing import NDArray
-from transformers.generation.watermarking import WatermarkDetector
 
+from modicum.core.benchmark import medians, preamble, table, write_section
 from modicum.core.device import resolve_device
-from modicum.core.watermark.adapters.peers import kgw_config
+from modicum.core.watermark.adapters.peers import kgw_reader, synthid_reader
 from modicum.ewatermark import EWatermarkDetector
 
 VOCABULARIES = (2_048, 32_000)
@@ -40,27 +31,6 @@ VOCABULARIES = (2_048, 32_000)
 FAST = {"long": (1, 20_000), "short": (200, 100)}
 SLOW = {"long": (1, 500), "short": (5, 100)}
 DRY = {"long": (1, 200), "short": (2, 100)}
-
-
-def peers(vocab_size: int, device: str) -> dict[str, Callable[[NDArray[np.int64]], object]]:
-    """Return transformers' readers of ``int64[documents, tokens]``."""
-    synthid = synthid_processor(device)
-    model_config = SimpleNamespace(bos_token_id=-1, is_encoder_decoder=False, vocab_size=vocab_size)
-
-    def green_lists(ids: NDArray[np.int64]) -> object:
-        # A new detector each time: it remembers bigrams that it has seen.
-        detector = WatermarkDetector(
-            model_config, device, kgw_config(), ignore_repeated_ngrams=True
-        )
-        return detector(torch.from_numpy(ids).to(device))
-
-    def tournament(ids: NDArray[np.int64]) -> object:
-        ids_BT = torch.from_numpy(ids).to(device)
-        g_values = synthid.compute_g_values(ids_BT)
-        mask = synthid.compute_context_repetition_mask(ids_BT)
-        return (g_values.float().mean(-1) * mask).sum(-1) / mask.sum(-1)
-
-    return {"KGW detector": green_lists, "SynthID mean score": tournament}
 
 
 def measure(device: str, dry: bool, repeats: int) -> list[str]:
@@ -71,7 +41,8 @@ def measure(device: str, dry: bool, repeats: int) -> list[str]:
             f"ours, {name}": EWatermarkDetector(config)
             for name, config in our_configs(vocab_size, device).items()
         }
-        readers |= peers(vocab_size, device)
+        readers["KGW detector"] = kgw_reader(vocab_size, device)
+        readers["SynthID mean score"] = synthid_reader(device)
         fast = {"ours, uniform", "SynthID mean score"}
         for kind in ("long", "short"):
             calls: dict[str, Callable[[], object]] = {}
@@ -103,11 +74,11 @@ def main() -> None:
     command = "python packages/ewatermark/benchmarks/bench_detection.py " + shlex.join(
         ["--device", device, "--repeats", str(options.repeats), "--threads", str(options.threads)]
     )
-    how = f"median of {options.repeats} readings, readers taking turns"
+    how = f"median of {options.repeats} readings, readers taking turns; seed {SEED}"
     lines = [*preamble(command, how), *measure(device, options.dry_run, options.repeats)]
     print("\n".join(lines))
     if not options.dry_run:
-        write_section(f"detection {device}", lines)
+        write_section(RESULTS, f"detection {device}", lines)
 
 
 if __name__ == "__main__":

@@ -14,29 +14,19 @@ from __future__ import annotations
 import argparse
 import shlex
 import statistics
-from functools import partial
 from typing import Any
 
 import torch
-from measuring import (
-    SEED,
-    clock,
-    kgw_processor,
-    our_configs,
-    preamble,
-    seconds,
-    synthid_processor,
-    table,
-    write_section,
-)
+from measuring import RESULTS, SEED, our_configs
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from modicum.core.benchmark import clock, preamble, step_times, table, write_section
 from modicum.core.device import resolve_device, torch_generator
+from modicum.core.watermark.adapters.peers import kgw_processor, synthid_processor
 from modicum.ewatermark.integrations.transformers import EWatermarkLogitsProcessor
 
 # Shape suffixes: B rows, L tokens so far, V vocabulary.
 
-PROMPT = 8
 WARM_UP = 6
 """Steps before the clock starts: our four tokens of warm-up, kernels compiled, caches filled."""
 
@@ -58,30 +48,6 @@ SMALL = dict(
 )  # fmt: skip
 
 
-def step_times(
-    processors: dict[str, Any], rows: int, vocab_size: int, repeats: int, device: str
-) -> dict[str, float]:
-    """Return each processor's median seconds per step; within a step they take turns."""
-    generator = torch_generator(SEED)
-    length = PROMPT + WARM_UP + repeats
-    ids_BL = torch.randint(0, vocab_size, (rows, length), generator=generator).to(device)
-    noise_BV = 3 * torch.randn(rows, vocab_size, generator=generator)
-    scores_BV = noise_BV.to(device).log_softmax(-1)
-    times: dict[str, list[float]] = {name: [] for name in processors}
-    for step in range(WARM_UP + repeats):
-        seen_BL = ids_BL[:, : PROMPT + step]
-        for name, processor in processors.items():
-            # A processor that did not fit once is not asked again.
-            if times[name] and times[name][-1] == float("inf"):
-                continue
-            taken = seconds(partial(processor, seen_BL, scores_BV), device)
-            times[name].append(taken)
-    return {
-        name: taken[-1] if taken[-1] == float("inf") else statistics.median(taken[WARM_UP:])
-        for name, taken in times.items()
-    }
-
-
 def cell(value: float) -> str:
     return "out of memory" if value == float("inf") else f"{1e3 * value:.3g}"
 
@@ -99,7 +65,14 @@ def measure(device: str, sizes: str, repeats: int) -> list[str]:
             }
             processors["KGW"] = kgw_processor(vocab_size, device)
             processors["SynthID"] = synthid_processor(device)
-            times = step_times(processors, count, vocab_size, repeats, device)
+            times = step_times(
+                processors,
+                rows=count,
+                vocab_size=vocab_size,
+                repeats=repeats,
+                device=device,
+                warm_up=WARM_UP,
+            )
             ours = times["ours, uniform"]
             header = ["B", "V", *(f"{name} (ms)" for name in times)]
             header += ["KGW / ours, uniform", "SynthID / ours, uniform"]
@@ -132,7 +105,14 @@ def share_of_a_step(device: str, shape: dict[str, Any], repeats: int, all_rows: 
             cache.crop(-1)
         step = statistics.median(times[1:])
         processors = {"ours": EWatermarkLogitsProcessor(config)}
-        ours = step_times(processors, count, vocab_size, repeats, device)["ours"]
+        ours = step_times(
+            processors,
+            rows=count,
+            vocab_size=vocab_size,
+            repeats=repeats,
+            device=device,
+            warm_up=WARM_UP,
+        )["ours"]
         verdict = "yes" if ours / step < TARGET_SHARE else "no"
         rows.append([str(count), cell(step), cell(ours), f"{ours / step:.1%}", verdict])
         print(rows[-1], flush=True)
@@ -157,7 +137,7 @@ def main() -> None:
     command = "python packages/ewatermark/benchmarks/bench_processor.py " + shlex.join(
         ["--device", device, "--repeats", str(options.repeats), "--threads", str(options.threads)]
     )
-    how = f"median of {options.repeats} steps after {WARM_UP}, processors taking turns"
+    how = f"median of {options.repeats} steps after {WARM_UP}, processors taking turns; seed {SEED}"
     sizes = "dry" if options.dry_run else device
     lines = [*preamble(command, how), *measure(device, sizes, options.repeats), ""]
     if device == "cuda" or options.dry_run:
@@ -167,7 +147,7 @@ def main() -> None:
         lines += ["Share of a decoding step of a 1B model: not measured: no GPU at hand."]
     print("\n".join(lines))
     if not options.dry_run:
-        write_section(f"processor {device}", lines)
+        write_section(RESULTS, f"processor {device}", lines)
 
 
 if __name__ == "__main__":

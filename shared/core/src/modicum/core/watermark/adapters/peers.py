@@ -12,6 +12,8 @@ Legend: ``R`` responses, ``T`` tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from transformers import (
 )
 from transformers.generation.configuration_utils import BaseWatermarkingConfig
 from transformers.generation.logits_process import LogitsProcessor
+from transformers.generation.watermarking import WatermarkDetector
 
 from modicum.core.prf import make_prf, uniform32
 from modicum.core.watermark.contexts import distinct_contexts
@@ -49,6 +52,58 @@ def kgw_config(bias: float = 2.0) -> WatermarkingConfig:
 def synthid_config() -> SynthIDTextWatermarkingConfig:
     """Return transformers' SynthID watermark with thirty layers."""
     return SynthIDTextWatermarkingConfig(ngram_len=SYNTHID_NGRAM, keys=list(SYNTHID_KEYS))
+
+
+def kgw_processor(vocab_size: int, device: str = "cpu") -> WatermarkLogitsProcessor:
+    """Return transformers' green-list processor for `kgw_config`."""
+    config = kgw_config()
+    return WatermarkLogitsProcessor(
+        vocab_size=vocab_size,
+        device=device,
+        greenlist_ratio=config.greenlist_ratio,
+        bias=config.bias,
+        hashing_key=config.hashing_key,
+        seeding_scheme=config.seeding_scheme,
+        context_width=config.context_width,
+    )
+
+
+def synthid_processor(device: str = "cpu") -> SynthIDTextWatermarkLogitsProcessor:
+    """Return transformers' SynthID processor for `synthid_config`."""
+    config = synthid_config()
+    return SynthIDTextWatermarkLogitsProcessor(
+        ngram_len=config.ngram_len,
+        keys=config.keys,
+        sampling_table_size=config.sampling_table_size,
+        sampling_table_seed=config.sampling_table_seed,
+        context_history_size=config.context_history_size,
+        device=torch.device(device),
+    )
+
+
+def kgw_reader(vocab_size: int, device: str = "cpu") -> Callable[[NDArray[np.int64]], object]:
+    """Return transformers' green-list detector as a function of ids ``[documents, tokens]``."""
+    model = SimpleNamespace(bos_token_id=-1, is_encoder_decoder=False, vocab_size=vocab_size)
+
+    def read(ids: NDArray[np.int64]) -> object:
+        # A new detector each time: it remembers bigrams that it has seen.
+        detector = WatermarkDetector(model, device, kgw_config(), ignore_repeated_ngrams=True)
+        return detector(torch.from_numpy(ids).to(device))
+
+    return read
+
+
+def synthid_reader(device: str = "cpu") -> Callable[[NDArray[np.int64]], object]:
+    """Return SynthID's mean score as a function of ids ``[documents, tokens]``."""
+    processor = synthid_processor(device)
+
+    def read(ids: NDArray[np.int64]) -> object:
+        ids_BT = torch.from_numpy(ids).to(device)
+        g_values = processor.compute_g_values(ids_BT)
+        mask = processor.compute_context_repetition_mask(ids_BT)
+        return (g_values.float().mean(-1) * mask).sum(-1) / mask.sum(-1)
+
+    return read
 
 
 class GumbelConfig(BaseWatermarkingConfig):
