@@ -72,17 +72,17 @@ def test_benjamini_hochberg():
 
 
 def test_false_discoveries_stay_below_alpha(world_config):
-    """All documents unmarked: any discovery is false; 150 keys, limit of error 1e-6."""
+    """All documents unmarked: any discovery is false; 80 keys, limit of error 1e-6."""
     rng = np.random.default_rng(2)
     documents = [rng.permutation(np.arange(12 * i, 12 * i + 12)) for i in range(5)]
     false = {"bh": 0, "e-bh": 0, "bonferroni": 0}
-    for key in range(150):
+    for key in range(80):
         detector = UMPWatermarkDetector(world_config(key=key))
         for method in false:
             found = detect_corpus(documents, detector, method=method, alpha=0.1)
             false[method] += bool(found.prediction.any())
     for method, count in false.items():
-        assert count <= binom.isf(3e-7, 150, 0.1), method
+        assert count <= binom.isf(3e-7, 80, 0.1), method
 
 
 def test_spreads_over_an_executor(world, world_config, docs):
@@ -114,14 +114,14 @@ def test_keys_are_told_apart_and_the_surrogate_is_asked_once(world, world_config
 
 
 def test_keys_without_a_marked_text(world_config):
-    """120 texts of 8 keys: some key reported with probability at most alpha = .1; error 1e-6."""
+    """60 texts of 8 keys: some key reported with probability at most alpha = .1; error 1e-6."""
     config = world_config()
     rng = np.random.default_rng(6)
     reported = 0
-    for i in range(120):
+    for i in range(60):
         keys = [1000 * i + k for k in range(8)]
         reported += detect_keys(rng.permutation(20), config, keys, alpha=0.1).any_prediction
-    assert reported <= binom.isf(1e-6, 120, 0.1)
+    assert reported <= binom.isf(1e-6, 60, 0.1)
 
 
 def test_bad_input(world_config, docs):

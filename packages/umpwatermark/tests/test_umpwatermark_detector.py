@@ -32,12 +32,12 @@ def texts(world, world_config):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_finds_its_own_text_and_no_other(world, world_config, texts, sampler):
     config = world_config(sampler=sampler)
-    others = [world.plain(160, np.random.default_rng(i)) for i in range(3)]
+    others = [world.plain(160, np.random.default_rng(i)) for i in range(2)]
     surrogates = [world] if sampler == "ump-aware" else [None, world]
     for surrogate in surrogates:
         detector = UMPWatermarkDetector(config, alpha=1e-6, surrogate=surrogate)
         out = detector([texts[sampler], *others])
-        assert out.prediction.tolist() == [True, False, False, False]
+        assert out.prediction.tolist() == [True, False, False]
         assert out.p_value[1:].min() > 1e-3
         # With the generator as surrogate nothing beats the most powerful test.
         if sampler in ("gumbel", "hazard") and surrogate is not None:
@@ -46,7 +46,7 @@ def test_finds_its_own_text_and_no_other(world, world_config, texts, sampler):
             assert out.ump_p_value[0] == pytest.approx(out.per_token[0].prob.prod(), rel=1e-6)
             assert out.ump_p_value[0] <= out.p_value[0] < 1e-20
             assert 0.4 < out.efficiency[0] <= 1
-            assert out.ump_p_value[1:].tolist() == [1.0] * 3
+            assert out.ump_p_value[1:].tolist() == [1.0] * 2
         elif surrogate is None:
             assert np.isnan(out.ump_p_value).all() and np.isnan(out.efficiency).all()
 
@@ -102,7 +102,7 @@ def test_sum_and_hits_by_their_definitions(world_config, texts):
 
 
 def test_error_probability_over_keys_on_odd_texts(world, world_config):
-    """250 keys, alpha .05 and .01, every sampler; binomial limits of error 5e-8 each."""
+    """150 keys, alpha .05 and .01, every sampler; binomial limits of error 5e-8 each."""
     texts = {"counting": [i % 60 for i in range(30)]}
     favourite = [0]
     while len(favourite) < 30:
@@ -110,13 +110,13 @@ def test_error_probability_over_keys_on_odd_texts(world, world_config):
     texts["favourite"] = favourite
     for sampler in SAMPLERS:
         config = world_config(sampler=sampler)
-        keys = [make_uniforms(config.replace(key=key)) for key in range(250)]
+        keys = [make_uniforms(config.replace(key=key)) for key in range(150)]
         surrogate = None if sampler == "ump-aware" else world
         detector = UMPWatermarkDetector(config, surrogate=surrogate, num_null_draws=199)
         for name, ids in texts.items():
             p = np.array([detector.p_value(r) for r in detector.read_with(keys, ids)])
             for alpha in (0.05, 0.01):
-                assert (p <= alpha).sum() <= binom.isf(5e-8, 250, alpha), (sampler, name, alpha)
+                assert (p <= alpha).sum() <= binom.isf(5e-8, 150, alpha), (sampler, name, alpha)
 
 
 def test_null_draws_depend_on_text_and_seed_not_on_the_key(world, world_config):

@@ -196,11 +196,11 @@ def test_bound_lies_above_the_exact_tail_of_one_two_and_three_tokens(probs, pair
 
 
 def test_bound_lies_above_monte_carlo_and_how_loose_it_is():
-    """40 and 300 tokens, 200000 draws: above the count minus six standard errors (1e-9 each)."""
+    """40 and 300 tokens, up to 100000 draws: above the count minus six standard errors (1e-9 each)."""
     rng = np.random.default_rng(5)
     for size in (40, 300):
         law = law_of(np.clip(rng.beta(0.5, 0.5, size), 1e-6, 1))
-        draws = 200_000 if size == 40 else 40_000
+        draws = 100_000 if size == 40 else 20_000
         totals = law.draw_totals(draws, rng)
         for level in (0.1, 0.01, 0.001):
             observed = float(np.quantile(totals, 1 - level))
@@ -215,7 +215,7 @@ def test_bound_lies_above_monte_carlo_and_how_loose_it_is():
 def test_bounds_order_and_monotonicity():
     rng = np.random.default_rng(3)
     law = law_of(np.clip(rng.beta(0.4, 0.6, 60), 1e-6, 1))
-    observed = np.linspace(-30, 40, 18)
+    observed = np.linspace(-30, 40, 12)
     bounds = np.array([fft_upper_bound(law, x) for x in observed])
     assert np.all(np.diff(bounds) <= 1e-9 * bounds[:-1])
     assert bounds[0] == pytest.approx(1, abs=1e-4) and bounds[-1] < 1e-15
@@ -307,8 +307,8 @@ def test_finite_law_draws_and_bounds():
 
 def test_long_texts_get_chernoff_and_fewer_draws():
     rng = np.random.default_rng(8)
-    law = law_of(np.clip(rng.beta(0.5, 0.5, nulls.MOST_CONVOLVED + 1000), 1e-6, 1))
-    totals = law.draw_totals(400, rng)
+    law = law_of(np.clip(rng.beta(0.5, 0.5, nulls.MOST_CONVOLVED + 10), 1e-6, 1))
+    totals = law.draw_totals(200, rng)
     middle = float(np.median(totals))
     assert 0.5 <= upper_bound(law, middle) <= 1
     assert upper_bound(law, middle + 8 * totals.std()) < 1e-8
@@ -345,6 +345,32 @@ def test_tail_switches_from_draws_to_bound():
         tail(law, 3.0)
     with pytest.raises(ValueError, match="method"):
         tail(law, 3.0, method="exact")
+
+
+def test_switching_is_valid_on_both_sides_of_the_draws_reach():
+    """19 draws reach down to .05: 4000 null texts at .1, .05, .03 and .005; error 3e-7 each."""
+    rng = np.random.default_rng(12)
+    law = law_of(np.clip(rng.beta(0.5, 0.5, 8), 1e-6, 1))
+    observed = law.draw_totals(4000, rng)
+    found = [tail(law, x, num_draws=19, rng=rng) for x in observed]
+    p = np.array([one.p_value for one in found])
+    for level in (0.1, 0.05, 0.03, 0.005):
+        assert (p <= level + 1e-12).sum() <= binom.isf(3e-7, 4000, level), level
+    assert {one.method for one in found} == {"mc", "bound"}
+    # Below the draws' reach the bound decides, at it or above the draws do.
+    assert all((one.method == "bound") == (one.p_value < 0.05) for one in found)
+
+
+def test_a_loose_bound_does_not_hide_what_the_draws_saw():
+    law = PivotMatchLaw(np.full(400, 0.9), ((0.3, 0.3), (0.7, 0.0), (0.0, 0.7)))
+    assert upper_bound(law, -60.0) == 1.0
+    drawn = tail(
+        law,
+        float(law.draw_totals(99, np.random.default_rng(1)).max()) + 30.0,
+        num_draws=99,
+        rng=np.random.default_rng(0),
+    )
+    assert drawn.p_value <= 0.01
 
 
 def test_empty_laws_have_no_evidence():

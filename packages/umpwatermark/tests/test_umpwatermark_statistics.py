@@ -162,21 +162,21 @@ def test_missing_evidence_is_named(name):
 
 @pytest.mark.parametrize("name", [n for n in STATISTICS if n != "oracle"])
 def test_p_values_are_valid_and_e_values_have_mean_one(name):
-    """600 null texts: P(p <= a) <= a for three levels, and mean e <= 1 + 6 standard errors.
+    """300 null texts: P(p <= a) <= a for three levels, and mean e <= 1 + 6 standard errors.
 
     Draws are of the statistic's own size; counts above the 1 - 1e-6 / 4 binomial quantile fail.
     """
     rng = np.random.default_rng(20)
-    stat = build(name, **({} if name in ("sum", "binomial", "hits") else {"num_null_draws": 399}))
+    stat = build(name, **({} if name in ("sum", "binomial", "hits") else {"num_null_draws": 199}))
     p, e = [], []
-    for _ in range(600):
+    for _ in range(300):
         evidence = everything(rng, 12)
         p.append(stat.p_value(evidence, np.random.default_rng(rng.integers(2**31))))
         e.append(math.exp(min(stat.log_e(evidence), 3.0)))
     for level in (0.01, 0.05, 0.3):
-        assert np.sum(np.array(p) <= level) <= binom.isf(ERROR / 4, 600, level), level
+        assert np.sum(np.array(p) <= level) <= binom.isf(ERROR / 4, 300, level), level
     # Capped at e^3, the mean can only be smaller.
-    assert np.mean(e) <= 1 + 6 * np.std(e) / math.sqrt(600)
+    assert np.mean(e) <= 1 + 6 * np.std(e) / math.sqrt(300)
 
 
 @pytest.mark.parametrize("name", [n for n in STATISTICS if n != "oracle"])
@@ -209,13 +209,13 @@ def test_one_step_e_values_average_to_one_exactly(name):
 
 @pytest.mark.parametrize("sampler", ["gumbel", "hazard"])
 def test_valid_with_a_surrogate_permuted_at_every_step(sampler):
-    """3000 null texts of 20 tokens, laws shuffled over the vocabulary: p-values stay uniform.
+    """2000 null texts of 20 tokens, laws shuffled over the vocabulary: p-values stay uniform.
 
     Monte Carlo p-values are exactly uniform on their grid, so both tails are tested, at 5e-7 each.
     """
     rng = np.random.default_rng(30)
     bank = TokenBank.build("base", vocab_size=24, num_contexts=300)
-    texts, n, draws = 3000, 20, 199
+    texts, n, draws = 2000, 20, 199
     rows = bank.sample_contexts(rng, texts * n)
     q = bank.target_BV[rows]
     x = (np.cumsum(q, axis=1) > rng.random((texts * n, 1))).argmax(axis=1)

@@ -151,9 +151,9 @@ def test_bad_tokens_leave_the_stream_as_it_was(world_config):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_ever_crossing_has_probability_alpha(world, world_config, sampler):
-    """400 keys on one text, alpha .05 at any time; the limit is exceeded with probability 1e-7."""
+    """200 keys on one text, alpha .05 at any time; the limit is exceeded with probability 1e-7."""
     config = world_config(sampler=sampler)
-    keys = [make_uniforms(config.replace(key=key)) for key in range(400)]
+    keys = [make_uniforms(config.replace(key=key)) for key in range(200)]
     surrogate = None if sampler == "ump-aware" else world
     text = world.plain(80, np.random.default_rng(1))
     for statistic in ("auto", "sum"):
@@ -164,4 +164,4 @@ def test_ever_crossing_has_probability_alpha(world, world_config, sampler):
             size = detector.statistic.num_components
             path = log_e_process(steps if size > 1 else steps[:, 0], size)
             crossed += bool(path.max() >= np.log(20))
-        assert crossed <= binom.isf(1e-7, 400, 0.05)
+        assert crossed <= binom.isf(1e-7, 200, 0.05)

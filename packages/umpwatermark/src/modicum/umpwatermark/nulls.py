@@ -30,9 +30,6 @@ from modicum.umpwatermark.evidence import PROB_FLOOR
 Method = Literal["auto", "mc", "bound", "fft", "saddlepoint"]
 """How a tail is computed; see `tail`."""
 
-MIN_EXCEEDANCES = 20
-"""Fewer draws than this at or above the observed total make ``"auto"`` report the bound."""
-
 COARSEST_STEP = 1 / 64
 MAX_LATTICE = 1 << 21
 """Lattice points of the whole total; longer texts get a coarser lattice."""
@@ -784,10 +781,9 @@ def tail(
         Observed total, nats.
     method
         ``"mc"``: Monte Carlo. ``"bound"``: `upper_bound`. ``"fft"``: `fft_upper_bound` alone.
-        ``"saddlepoint"``: an approximation. ``"auto"``: Monte Carlo, and the bound if fewer than 20
-        draws reach the observed total. That keeps validity: where the draws are too few to tell,
-        only the bound can reject, and where they are not, a rejection is one of Monte Carlo at a
-        level of at least ``20/(K+1)``.
+        ``"saddlepoint"``: an approximation. ``"auto"``: Monte Carlo; if no draw reaches the
+        observed total, the smaller of ``1/(K+1)`` and the bound. That is valid at every level: at
+        or above ``1/(K+1)`` it rejects where Monte Carlo does, below only where the bound does.
     num_draws
         K of Monte Carlo; fewer where S times K would exceed ``MAX_EVALUATIONS``.
     rng
@@ -809,9 +805,14 @@ def tail(
     if rng is None:
         raise ValueError(f"method={method!r} draws the null law and needs an rng")
     p, reached = monte_carlo(law, observed, draws_for(law.num_tokens, num_draws), rng)
-    if method == "auto" and reached < MIN_EXCEEDANCES:
-        return Tail(upper_bound(law, observed), "bound")
+    if method == "auto" and not reached:
+        return deeper(p, upper_bound(law, observed))
     return Tail(p, "mc")
+
+
+def deeper(least: float, bound: float) -> Tail:
+    """Return the p-value of a total that no draw reached: ``1/(K+1)``, or a bound below it."""
+    return Tail(bound, "bound") if bound < least else Tail(least, "mc")
 
 
 def match_chance(

@@ -12,11 +12,11 @@ from scipy.special import betainc, xlogy
 
 from modicum.umpwatermark.evidence import Evidence
 from modicum.umpwatermark.nulls import (
-    MIN_EXCEEDANCES,
     TIE,
     Tail,
     check_method,
     clamp_p,
+    deeper,
     draws_for,
 )
 from modicum.umpwatermark.statistics.base import Needs, Statistic, default_rng
@@ -55,7 +55,7 @@ class TrGoFStatistic(Statistic):
         Order of the divergence, in (0, 2]; 2 is higher criticism.
     method
         ``"mc"``: Monte Carlo, exactly valid. ``"bound"``: union bound over order statistics.
-        ``"auto"``: the bound where fewer than 20 draws reach the statistic.
+        ``"auto"``: the bound where no draw reaches the statistic.
     num_null_draws
         K.
 
@@ -111,8 +111,8 @@ class TrGoFStatistic(Statistic):
             sums_KS = np.cumsum(rng.standard_exponential((min(size, draws - at), S + 1)), axis=1)
             null_K = self._statistic(sums_KS[:, :-1] / sums_KS[:, -1:])
             reached += int((null_K >= observed * (1 - TIE)).sum())
-        if self.method == "auto" and reached < MIN_EXCEEDANCES:
-            return Tail(self._union_bound(S, observed), "bound")
+        if self.method == "auto" and not reached:
+            return deeper(1 / (draws + 1), self._union_bound(S, observed))
         return Tail((1 + reached) / (draws + 1), "mc")
 
     def _union_bound(self, S: int, observed: float) -> float:
