@@ -196,7 +196,7 @@ def test_bound_lies_above_the_exact_tail_of_one_two_and_three_tokens(probs, pair
 
 
 def test_bound_lies_above_monte_carlo_and_how_loose_it_is():
-    """40 and 300 tokens, up to 100000 draws: above the count minus six standard errors (1e-9 each)."""
+    """40 and 300 tokens: above the count of draws less six standard errors (1e-9 each)."""
     rng = np.random.default_rng(5)
     for size in (40, 300):
         law = law_of(np.clip(rng.beta(0.5, 0.5, size), 1e-6, 1))
