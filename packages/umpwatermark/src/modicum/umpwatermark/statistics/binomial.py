@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrc
 
 from modicum.umpwatermark.evidence import Evidence
 from modicum.umpwatermark.nulls import Tail, clamp_p
@@ -16,6 +15,8 @@ from modicum.umpwatermark.statistics.base import BETS, Needs, Statistic, log_bet
 
 def binomial_sf(hits: int, trials: int, gamma: float) -> float:
     """``P(Bin(trials, gamma) >= hits)``, in ``[SMALLEST_P, 1]``."""
+    from scipy.special import bdtrc
+
     return 1.0 if hits <= 0 else clamp_p(float(bdtrc(hits - 1, trials, gamma)))
 
 

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaincc
 
 from modicum.umpwatermark.evidence import Evidence
 from modicum.umpwatermark.nulls import Tail, clamp_p
@@ -35,4 +34,6 @@ class SumStatistic(Statistic):
         """Return the upper tail of the Gamma law; ``rng`` is not used."""
         if not len(evidence):
             return Tail(1.0, "exact")
+        from scipy.special import gammaincc
+
         return Tail(clamp_p(float(gammaincc(len(evidence), self.total(evidence)))), "exact")

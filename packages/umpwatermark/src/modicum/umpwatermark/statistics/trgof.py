@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, xlogy
 
 from modicum.umpwatermark.evidence import Evidence
 from modicum.umpwatermark.nulls import (
@@ -34,6 +33,8 @@ def divergence(u: NDArray[np.float64], v: NDArray[np.float64], s: float) -> NDAr
     u, v = np.broadcast_arrays(u, v)
     inside = np.clip(v, 1e-300, 1 - 1e-16)
     if s == 1:
+        from scipy.special import xlogy
+
         value = xlogy(u, u / inside) + xlogy(1 - u, (1 - u) / (1 - inside))
     elif s == 2:
         value = (u - inside) ** 2 / (2 * inside * (1 - inside))
@@ -118,6 +119,8 @@ class TrGoFStatistic(Statistic):
     def _union_bound(self, S: int, observed: float) -> float:
         if observed <= 0:
             return 1.0
+        from scipy.special import betainc
+
         rank_S = np.arange(1, S + 1)
         # Largest v below t/S at which t p-values up to v reach the statistic; K falls in v.
         low_S, high_S = np.zeros(S), rank_S / S
