@@ -345,3 +345,27 @@ def test_wrong_kinds_at_the_door(world, world_config):
 
     with pytest.raises(ValueError, match="sums to"):
         UMPWatermarkDetector(world_config(), surrogate=Bent())(list(range(10)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_surrogates_on_a_gpu_read_the_same(world, world_config, texts, sampler):
+    torch = pytest.importorskip("torch")
+
+    class CudaWorld:
+        vocab_size, window, fingerprint = world.vocab_size, 1, world.fingerprint
+
+        def log_probs(self, context_ids_BL, lengths_B):
+            return torch.from_numpy(world.log_probs(context_ids_BL, lengths_B)).cuda()
+
+    readings = []
+    for surrogate in (world, CudaWorld()):
+        own = sampler == "ump-aware"
+        config = world_config(sampler=sampler, **({"surrogate": surrogate} if own else {}))
+        detector = UMPWatermarkDetector(config, surrogate=None if own else surrogate)
+        readings.append(detector.read(texts[sampler]).evidence)
+    ours, theirs = readings
+    np.testing.assert_array_equal(ours.y_S, theirs.y_S)
+    np.testing.assert_allclose(ours.prob_S, theirs.prob_S, rtol=1e-9)
+    for name in ("match_S", "hit_S"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
