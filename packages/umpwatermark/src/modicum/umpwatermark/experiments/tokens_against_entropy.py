@@ -184,8 +184,10 @@ def _oracle(profile: EntropyProfile, n: int) -> Type2:
     return Type2.of(sum_law(profile.surprisal, n).below(-math.log(ALPHA)))
 
 
-def least_length(error: Callable[[int], Type2], start: int, resolution: float) -> Row:
-    """Return the least number of tokens with a Type II error of at most `BETA`.
+def least_length(
+    error: Callable[[int], Type2], start: int, resolution: float, beta: float = BETA
+) -> Row:
+    """Return the least number of tokens with a Type II error of at most beta.
 
     Searches by interpolation of logarithms, so that few errors are computed.
 
@@ -197,6 +199,8 @@ def least_length(error: Callable[[int], Type2], start: int, resolution: float) -
         Length to begin with.
     resolution
         Share of itself to which the length is found; the result always suffices.
+    beta
+        Type II error.
 
     Returns
     -------
@@ -211,7 +215,7 @@ def least_length(error: Callable[[int], Type2], start: int, resolution: float) -
             known[n] = error(n)
         return math.log(max(known[n].value, 1e-300))
 
-    target = math.log(BETA)
+    target = math.log(beta)
     short, enough = 0, 0
     n, factor = max(1, start), 1.15
     while not enough or enough - short > max(1, resolution * enough):
@@ -247,8 +251,8 @@ def least_length(error: Callable[[int], Type2], start: int, resolution: float) -
         # How fast the error falls with the length, from the widest pair that brackets it.
         fall = (log_error(short) - log_error(enough)) / math.log(enough / short)
         fall = max(fall, 0.2)
-        low = enough * (max(found.low, 1e-300) / BETA) ** (1 / fall)
-        high = enough * (max(found.high, 1e-300) / BETA) ** (1 / fall)
+        low = enough * (max(found.low, 1e-300) / beta) ** (1 / fall)
+        high = enough * (max(found.high, 1e-300) / beta) ** (1 / fall)
     return {
         "tokens": float(enough),
         "low": min(low, float(enough)),
