@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modicum.core.watermark.bank import TokenBank
-from modicum.umpwatermark.evidence import PROB_FLOOR
-from modicum.umpwatermark.nulls import TIE, PivotMatchLaw
+from modicum.umpwatermark import prefixes
+from modicum.umpwatermark.evidence import PROB_FLOOR, Evidence
 from modicum.umpwatermark.profile import EntropyProfile
 
 Floats = NDArray[np.float64]
@@ -141,19 +141,11 @@ def prefix_p_values(
     lengths = np.arange(1, num_tokens + 1) if at is None else np.asarray(at)
     p = {pair: np.empty((num_texts, len(lengths))) for pair in weights}
     for r in range(num_texts):
-        h_T = texts.prob_RT[r]
-        seen_T = np.exp((1 / h_T - 1) * np.log(texts.y_RT[r]))
-        tail_TK = rng.standard_exponential((num_tokens, num_draws))
-        tail_TK *= (1 - 1 / h_T)[:, None]
-        np.exp(tail_TK, out=tail_TK)
-        match_TK = rng.random(tail_TK.shape) < tail_TK
-        for pair in weights:
-            law = PivotMatchLaw(h_T, (pair,))
-            observed_T = np.cumsum(np.log(law.e_values(seen_T, texts.match_RT[r])))
-            null_TK = np.log(law.e_values(tail_TK, match_TK))
-            np.cumsum(null_TK, axis=0, out=null_TK)
-            reached = null_TK[lengths - 1] >= observed_T[lengths - 1, None] - TIE
-            p[pair][r] = (1 + reached.sum(axis=1)) / (num_draws + 1)
+        evidence = Evidence(texts.y_RT[r], texts.prob_RT[r], texts.match_RT[r])
+        for pair, p_L in prefixes.prefix_p_values(
+            evidence, weights, num_draws, rng, lengths
+        ).items():
+            p[pair][r] = p_L
         advance(1)
     return p
 

@@ -24,6 +24,7 @@ from modicum.umpwatermark.experiments.bank_texts import (
     prefix_p_values,
     sum_p_values,
 )
+from modicum.umpwatermark.prefixes import length_reaching
 
 ALPHA = 0.01
 POWER = 0.9
@@ -167,30 +168,6 @@ def measure_sum(bank: str, *, num_texts: int, seed: int) -> tuple[NDArray[np.int
     return lengths, count
 
 
-def reaching(lengths: Any, detected: Any, num_texts: int) -> tuple[float, tuple[float, float]]:
-    """Return the length at which the share detected passes `POWER`, with an interval.
-
-    Shares are made non-decreasing by pooling neighbours and interpolated; the bounds are where the
-    upper and the lower end of the exact 95 % intervals pass.
-    """
-    from scipy.optimize import isotonic_regression
-
-    share_L = isotonic_regression(np.asarray(detected) / num_texts).x
-    low_L, high_L = clopper_pearson(np.round(share_L * num_texts).astype(np.int64), num_texts)
-
-    def passes(curve_L: Any) -> float:
-        found = np.flatnonzero(curve_L >= POWER)
-        if not len(found):
-            return math.inf
-        i = int(found[0])
-        if i == 0:
-            return float(lengths[0])
-        part = (POWER - curve_L[i - 1]) / (curve_L[i] - curve_L[i - 1])
-        return float(lengths[i - 1] + part * (lengths[i] - lengths[i - 1]))
-
-    return passes(share_L), (passes(np.asarray(high_L)), passes(np.asarray(low_L)))
-
-
 def gap_claim(case: Case, outcome: Outcome, quick: bool) -> Claim:
     """State that the default test stays within 0.03 of the optimum and never above it."""
     shown = _shown(case, quick)
@@ -278,14 +255,14 @@ def _ratio_claims(
     for bank, least in (("base", 3.0), ("low", 8.0)):
         outcome = outcomes[f"{bank}-exact"]
         lengths, count = sums[bank]
-        by_sum = reaching(lengths, count, num_texts)
+        by_sum = length_reaching(lengths, count, num_texts, POWER)
         found: dict[str, tuple[float, Any]] = {SUM: by_sum}
         for test in (UMP, *NAMES.values()):
-            found[test] = reaching(outcome.lengths, outcome.detected[test], outcome.texts)
+            found[test] = length_reaching(outcome.lengths, outcome.detected[test], outcome.texts)
         if bank == "base":
             noisy = outcomes["base-noise-1"]
             test = NAMES[DEFAULT]
-            found[f"{test}, {SURROGATES['noise 1']}"] = reaching(
+            found[f"{test}, {SURROGATES['noise 1']}"] = length_reaching(
                 noisy.lengths, noisy.detected[test], noisy.texts
             )
         for test, (n, (low, high)) in found.items():

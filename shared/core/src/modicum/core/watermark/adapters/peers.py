@@ -171,8 +171,16 @@ def first_below(p_values: NDArray[np.float64], positions: NDArray[np.int64], alp
     return float(positions[crossed[0]] + 1) if len(crossed) else np.inf
 
 
-def kgw_times(responses: NDArray[np.int64], vocab_size: int, alpha: float) -> NDArray[np.float64]:
-    """Return tokens to detection of green lists by the exact binomial tail, distinct bigrams."""
+def kgw_p_values(
+    responses: NDArray[np.int64] | list[NDArray[np.int64]], vocab_size: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Read green lists by the exact binomial tail over distinct bigrams.
+
+    Returns
+    -------
+    list of (int64[S], float64[S])
+        Per response the positions of its scored tokens, and the p-value after each of them.
+    """
     config = kgw_config()
     processor = WatermarkLogitsProcessor(
         vocab_size=vocab_size,
@@ -183,7 +191,7 @@ def kgw_times(responses: NDArray[np.int64], vocab_size: int, alpha: float) -> ND
         seeding_scheme=config.seeding_scheme,
         context_width=config.context_width,
     )
-    times = []
+    read = []
     for ids in responses:
         bigrams = np.stack([ids[:-1], ids[1:]], axis=1)
         _, first = np.unique(bigrams, axis=0, return_index=True)
@@ -197,12 +205,26 @@ def kgw_times(responses: NDArray[np.int64], vocab_size: int, alpha: float) -> ND
             ]
         )
         p = binomial_p_values(hits[None].astype(np.int64), processor.greenlist_size / vocab_size)
-        times.append(first_below(p[0], positions, alpha))
-    return np.array(times)
+        read.append((positions, p[0]))
+    return read
 
 
-def synthid_times(responses: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:
-    """Return tokens to detection of SynthID by the exact binomial tail of its mean score."""
+def kgw_times(responses: NDArray[np.int64], vocab_size: int, alpha: float) -> NDArray[np.float64]:
+    """Return tokens to detection of green lists by `kgw_p_values` and a union bound."""
+    read = kgw_p_values(responses, vocab_size)
+    return np.array([first_below(p, positions, alpha) for positions, p in read])
+
+
+def synthid_p_values(
+    responses: NDArray[np.int64] | list[NDArray[np.int64]],
+) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Read SynthID by the exact binomial tail of its mean score over distinct contexts.
+
+    Returns
+    -------
+    list of (int64[S], float64[S])
+        Per response the positions of its scored tokens, and the p-value after each of them.
+    """
     config = synthid_config()
     processor = SynthIDTextWatermarkLogitsProcessor(
         ngram_len=config.ngram_len,
@@ -212,16 +234,22 @@ def synthid_times(responses: NDArray[np.int64], alpha: float) -> NDArray[np.floa
         context_history_size=config.context_history_size,
         device=torch.device("cpu"),
     )
-    g_RTD = processor.compute_g_values(torch.from_numpy(responses)).numpy()
-    times = []
-    for ids, g_TD in zip(responses, g_RTD, strict=True):
+    read = []
+    for ids in responses:
+        g_TD = processor.compute_g_values(torch.from_numpy(ids)[None])[0].numpy()
         width = SYNTHID_NGRAM - 1
         _, scored = distinct_contexts(ids, width)
         positions = np.flatnonzero(scored)
         hits = g_TD.sum(axis=1)[positions - width]
         p = binomial_p_values(hits[None].astype(np.int64), 0.5, trials=len(SYNTHID_KEYS))
-        times.append(first_below(p[0], positions, alpha))
-    return np.array(times)
+        read.append((positions, p[0]))
+    return read
+
+
+def synthid_times(responses: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:
+    """Return tokens to detection of SynthID by `synthid_p_values` and a union bound."""
+    read = synthid_p_values(responses)
+    return np.array([first_below(p, positions, alpha) for positions, p in read])
 
 
 def gumbel_times(
