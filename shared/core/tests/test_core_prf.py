@@ -161,6 +161,18 @@ def test_uniforms_lie_in_the_open_interval_and_are_uniform():
     assert abs(np.corrcoef(table.T)[0, 1]) < 5.4 / np.sqrt(len(table))
 
 
+def test_uniforms_of_tensors_are_those_of_arrays_and_never_round_to_one():
+    torch = pytest.importorskip("torch")
+    words = np.array([0, 1, 2**31, 2**32 - 1], dtype=np.int64)
+    tensor = torch.from_numpy(words)
+    for ours, theirs in (
+        (uniform32(words), uniform32(tensor)),
+        (uniform53(words, words[::-1]), uniform53(tensor, tensor.flip(0))),
+    ):
+        assert theirs.dtype == torch.float64
+        assert theirs.tolist() == ours.tolist() and max(ours) < 1
+
+
 def test_words_of_neighbouring_contexts_are_uncorrelated():
     function = make_prf("philox", KEY, "part")
     contexts = np.stack([np.zeros(20_000, np.int64), np.arange(20_000)], axis=1)

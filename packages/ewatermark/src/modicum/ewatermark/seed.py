@@ -64,4 +64,4 @@ def race_seed(prf: PhiloxPRF, state_B4: Array, masses_Bm: Array) -> Array:
     import torch
 
     # A uniform just below 1 gives a clock of 0 in no representable case, so 0/0 cannot occur.
-    return torch.argmin(-torch.log1p(u_Bm.double() - 1.0) / masses_Bm, dim=-1)
+    return torch.argmin(-torch.log1p(u_Bm - 1.0) / masses_Bm, dim=-1)

@@ -15,6 +15,7 @@ import numpy as np
 
 from modicum.core.prf import MASK32, KeyedPRF, PhiloxPRF, derive_key, make_prf, uniform32
 from modicum.core.watermark.warpers import is_torch
+from modicum.umpwatermark._arrays import as_float64
 from modicum.umpwatermark.config import UMPWatermarkConfig
 
 Array = Any
@@ -35,18 +36,13 @@ def uniform24(words: Array) -> Array:
 
     ``(w >> 8) + 1`` over ``2**24 + 1``, rounded to float32, in which vLLM compares and sums.
     """
-    exact = (_float64(words >> 8) + 1.0) / (2**24 + 1)
-    return _float64(exact.float() if is_torch(exact) else exact.astype(np.float32))
-
-
-def _float64(x: Array) -> Array:
-    # An integer tensor plus a Python float would be float32, in which a uniform may round to 1.
-    return x.double() if is_torch(x) else x.astype(np.float64)
+    exact = (as_float64(words >> 8) + 1.0) / (2**24 + 1)
+    return as_float64(exact.float() if is_torch(exact) else exact.astype(np.float32))
 
 
 def uniforms_of(words: Array, bits: int) -> Array:
     """Map 32-bit words to float64 in (0, 1): all 32 bits, or the 24 that vLLM uses."""
-    return uniform24(words) if bits == 24 else uniform32(_float64(words))
+    return uniform24(words) if bits == 24 else uniform32(words)
 
 
 class HMACPRF:

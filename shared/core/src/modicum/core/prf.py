@@ -358,9 +358,14 @@ def make_prf(name: str, key: bytes | str | int, domain: str) -> PhiloxPRF:
     return PRFS[name](key, domain)
 
 
+def _float64(words: Array) -> Array:
+    # An int64 tensor plus a Python float would be float32, in which a uniform may round to 1.
+    return words.double() if hasattr(words, "double") else np.asarray(words, dtype=np.float64)
+
+
 def uniform32(words: Array) -> Array:
     """Map 32-bit words to float64 in the open unit interval, ``(w + 0.5) / 2**32``."""
-    return (words + 0.5) * 2.0**-32
+    return (_float64(words) + 0.5) * 2.0**-32
 
 
 def uniform53(high: Array, low: Array) -> Array:
@@ -370,4 +375,4 @@ def uniform53(high: Array, low: Array) -> Array:
     so the value is ``(r + 0.5) / 2**52`` with r the top 52 of the 64 bits.
     """
     r = (high << 20) | (low >> 12)
-    return (r + 0.5) * 2.0**-52
+    return (_float64(r) + 0.5) * 2.0**-52
