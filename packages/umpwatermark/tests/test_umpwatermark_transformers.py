@@ -16,6 +16,7 @@ from modicum.core.watermark.adapters.tiny_lm import load_tiny  # noqa: E402
 from modicum.core.watermark.adapters.transformers import WatermarkingConfig  # noqa: E402
 from modicum.umpwatermark.agnostic import greedy_law  # noqa: E402
 from modicum.umpwatermark.config import UMPWatermarkConfig  # noqa: E402
+from modicum.umpwatermark.detector import UMPWatermarkDetector  # noqa: E402
 from modicum.umpwatermark.integrations.transformers import (  # noqa: E402
     UMPWatermarkingConfig,
     UMPWatermarkLogitsProcessor,
@@ -326,6 +327,45 @@ def test_a_bfloat16_model_and_responses_that_end_early(model, config, prompts):
         assert set(row[cut:]) <= {0}
         lengths.add(cut)
     assert len(lengths) > 3
+
+
+# --- what it is for: marked text is found, plain text is not -------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["gumbel", "hazard"])
+def test_marked_responses_are_found_with_and_without_the_model(
+    exact_model, config, prompts, sampler
+):
+    """In float64 the same seed writes the same text on every machine: the marked half is fixed.
+
+    A p-value of plain text, or of another key, lies below 1e-8 with probability 1e-8: 32 of them,
+    3.2e-7 in all.
+    """
+    config = config.replace(sampler=sampler)
+    law = {"temperature": 0.9, "top_p": 0.95}
+    size = {"max_new_tokens": 120, **law}
+    texts = {
+        "marked": generate(exact_model, prompts, config.for_transformers(), **size),
+        "plain": generate(exact_model, prompts, **size),
+    }
+    detector = UMPWatermarkDetector(config, alpha=1e-3)
+    other = UMPWatermarkDetector(config.replace(key=b"another key of 32 random bytes.."))
+    p_values = {}
+    for name, out_BL in texts.items():
+        for row, ids in enumerate(responses(out_BL, prompts)):
+            prompt = prompts["input_ids"][row][prompts["attention_mask"][row].bool()]
+            logprobs = score_token_logprobs(exact_model, prompt, ids, **law)
+            for reader, who in ((detector, name), (other, "other key")):
+                found = reader.detect_logprobs(ids, logprobs).p_value[0]
+                p_values.setdefault((who, "model"), []).append(found)
+            p_values.setdefault((name, "alone"), []).append(detector(ids).p_value[0])
+    assert max(p_values["marked", "model"]) < 1e-3
+    assert max(p_values["marked", "alone"]) < (1e-3 if sampler == "gumbel" else 1.0)
+    # Half as much evidence again, at least, out of the same text.
+    informed, blind = (np.log(p_values["marked", how]).sum() for how in ("model", "alone"))
+    assert informed < 1.5 * blind
+    for who in (("plain", "model"), ("plain", "alone"), ("other key", "model")):
+        assert min(p_values[who]) > 1e-8
 
 
 # --- refusals, secrets, errors -------------------------------------------------------------------
