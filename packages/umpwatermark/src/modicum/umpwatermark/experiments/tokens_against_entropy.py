@@ -95,13 +95,13 @@ PLANNED: dict[str, Planned] = {
     ),
     "hazard": Planned("ours: hazard sampling, no model", THRESHOLD, ALL, ALL, ALL, 0.1),
     "greenlist": Planned("ours: best green list γ=.5, no model", BINOMIAL, ALL, ALL, ALL, ALL),
-    "gumbel_pivot": Planned("Gumbel text, best test of Y, no model", THRESHOLD, ALL, 0.1, ALL, 0.1),
+    "gumbel_pivot": Planned("Gumbel text, best test of Y, no model", THRESHOLD, ALL, 0.3, ALL, 1.0),
     "gumbel_sum": Planned(
         "Gumbel text, sum test (Aaronson)", "exact: Gamma", 0.003, 0.03, ALL, 0.01
     ),
     "kgw": Planned("KGW γ=.5 δ=2 (distorts)", BINOMIAL, ALL, ALL, ALL, ALL),
-    "synthid": Planned("SynthID-Text, 30 layers", BINOMIAL, 0.01, 0.03, 0.01, 0.1),
-    "inverse_transform": Planned("inverse transform (ITS)", THRESHOLD, 0.03, 0.1, 0.03, 3.0),
+    "synthid": Planned("SynthID-Text, 30 layers", BINOMIAL, 0.01, 0.03, 0.01, 1.0),
+    "inverse_transform": Planned("inverse transform (ITS)", THRESHOLD, 0.03, 0.3, 0.03, NEVER),
     "unigram": Planned(
         "Unigram γ=.5 δ=2 (distorts)",
         "at most α: hypergeometric tail of distinct tokens",

@@ -311,7 +311,7 @@ def null_claim(null: Null, counts: dict[str, list[int]], total: int, share: floa
 
 def run(ctx: RunContext) -> Result:
     """Count false positives."""
-    num_keys = 100 if ctx.quick else 4000
+    num_keys = 80 if ctx.quick else 4000
     num_draws = 399 if ctx.quick else 999
     kinds, by_sampler = nulls(), tests(num_draws)
     if ctx.quick:
