@@ -474,7 +474,7 @@ def claims_of(
             f"n·h = {fit[1]:.2f} + {fit[0]:.2f} ln(1/h). Holds from 0.99 on.",
         )
     )
-    ratio = {h: spike["kgw"][h]["tokens"] / spike["ump"][h]["tokens"] for h in (0.3, 0.01, 0.001)}
+    ratio = {h: spike["kgw"][h]["tokens"] / spike["ump"][h]["tokens"] for h in (0.3, 0.01)}
     claims.append(
         Claim(
             "gap_to_kgw_grows",
@@ -485,9 +485,8 @@ def claims_of(
             None,
             ratio[0.01] > 20 * ratio[0.3],
             "ratio of tokens",
-            f"{ratio[0.3]:.1f} at 0.3 nats, {ratio[0.01]:.0f} at 0.01"
-            + (f", {ratio[0.001]:.0f} at 0.001" if math.isfinite(ratio[0.001]) else "")
-            + ". Holds if it grows more than twentyfold from 0.3 to 0.01.",
+            f"{ratio[0.3]:.1f} at 0.3 nats, {ratio[0.01]:.0f} at 0.01. Holds if it grows more than "
+            "twentyfold.",
         )
     )
     share = agree / total
@@ -536,7 +535,7 @@ def _model_free_claims(
     slopes: dict[str, SlopeResult | None], spike: dict[str, dict[float, Row]]
 ) -> list[Claim]:
     claims = []
-    synthid = slopes["synthid"]
+    synthid = slopes.get("synthid")
     if synthid is not None:
         claims.append(
             _slope_claim(
@@ -569,7 +568,7 @@ def _model_free_claims(
             f"{PLANNED[peer].label} at {h:g} nats. The peers' detectors consult no model.",
         )
     )
-    hazard = slopes["hazard"]
+    hazard = slopes.get("hazard")
     if hazard is not None:
         claims.append(
             _slope_claim(
