@@ -29,7 +29,7 @@ def learned_edges(num_each: int = 40, smallest: float = 1e-4) -> Floats:
     return np.concatenate([low, (1 - low[:-1])[::-1]])
 
 
-SCORE_STEP = 1 / 4096
+SCORE_STEP = 1 / 1024
 """Scores of bins are rounded to multiples of this (nats): the rounding is part of the test, whose
 level is therefore exact."""
 
@@ -164,8 +164,9 @@ class PivotScheme(ScoreScheme):
     def evidence(self, profile: EntropyProfile) -> float:
         """Return the Kullback-Leibler divergence of the binned pooled pivot from uniform, nats."""
         self.check(profile)
-        _, _, mass, score = self._bins(profile)
-        return float(mass @ score)
+        _, width, mass, _ = self._bins(profile)
+        seen = mass > 0
+        return float(mass[seen] @ np.log(mass[seen] / width[seen]))
 
     def _draw_scores(
         self, profile: EntropyProfile, shape: tuple[int, int], rng: np.random.Generator, null: bool
