@@ -346,7 +346,7 @@ def plan(
     """Say how many tokens are needed for a level and a power."""
     from dataclasses import asdict
 
-    from modicum.core.watermark.adapters.commands import cell
+    from modicum.core.watermark.adapters.commands import cell, text_laws
     from modicum.ewatermark.plan import compare_schemes, plan_from_entropy, plan_tokens
 
     if (text is None) == (entropy is None):
@@ -368,7 +368,9 @@ def plan(
         typer.echo(f"score {single}")
     else:
         assert text is not None
-        target_NV, anchor_NV = _laws(text, model, anchor, window, temperature, device)
+        target_NV, anchor_NV = text_laws(
+            text, model, anchor, window=window, temperature=temperature, device=device
+        )
         found = plan_tokens(
             target_NV,
             anchor_NV,
@@ -392,29 +394,6 @@ def plan(
                 f"{row.median_tokens:7g} tokens (median), {row.detected_fraction:6.1%} detected"
                 f"  {row.scheme}, {row.test}{' (distorts)' if row.distorts else ''}"
             )
-
-
-def _laws(
-    text: Path, model: str, anchor: str, window: int, temperature: float, device: str
-) -> tuple[Any, Any]:
-    """Return the laws of target and anchor at the positions of a text, float64 ``[N, V]``."""
-    import numpy as np
-
-    from modicum.core.watermark.adapters.loading import load_anchor, load_model, load_tokenizer
-    from modicum.core.watermark.anchors import iter_sequence_log_probs
-    from modicum.core.watermark.causal_lm import SelfAnchor
-
-    tokenizer = load_tokenizer(model)
-    vocab_size = len(tokenizer)
-    ids = tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False)[:512]
-    if len(ids) < 2:
-        raise ValueError(f"{text} has fewer than two tokens")
-    target = SelfAnchor(load_model(model, device), vocab_size=vocab_size, temperature=temperature)
-    laws = []
-    for source in (target, load_anchor(anchor, vocab_size, window=window, device=device)):
-        blocks = [np.asarray(law) for _, law in iter_sequence_log_probs(source, ids)]
-        laws.append(np.exp(np.concatenate(blocks).astype(np.float64)))
-    return laws[0] / laws[0].sum(1, keepdims=True), laws[1] / laws[1].sum(1, keepdims=True)
 
 
 @app.command()

@@ -25,8 +25,12 @@ __all__ = [
     "run_sample",
     "run_simulation",
     "show_record",
+    "text_laws",
     "write_key",
 ]
+
+LAW_TOKENS = 512
+"""Tokens of a text at which laws are computed."""
 
 VERDICT = {True: "holds", False: "FAILS", None: "open"}
 
@@ -85,6 +89,66 @@ def record_tokenizer(record: WatermarkRecord, name: str) -> Any:
             "give the folder of the right one with --tokenizer"
         )
     return tokenizer
+
+
+def text_laws(
+    text: Path,
+    model: str,
+    anchor: str | None,
+    *,
+    window: int = 20,
+    temperature: float = 1.0,
+    device: str = "auto",
+) -> tuple[Any, Any]:
+    """Compute the laws of a model, and of an anchor, at the first positions of a text.
+
+    Parameters
+    ----------
+    text
+        Text file; its first `LAW_TOKENS` tokens are read.
+    model
+        As in `modicum.core.watermark.adapters.loading.load_model`, with the tokenizer beside it.
+    anchor
+        As in `modicum.core.watermark.adapters.loading.load_anchor`; ``None`` for no anchor.
+    window
+        Tokens that a language-model anchor reads.
+    temperature
+        Temperature of the model.
+    device
+        Where both run.
+
+    Returns
+    -------
+    target_NV, anchor_NV
+        float64 ``[N, V]``, normalised; the second is None without an anchor.
+
+    Raises
+    ------
+    ValueError
+        If the text has fewer than two tokens.
+    """
+    import numpy as np
+
+    from modicum.core.watermark.adapters.loading import load_anchor, load_model, load_tokenizer
+    from modicum.core.watermark.anchors import iter_sequence_log_probs
+    from modicum.core.watermark.causal_lm import SelfAnchor
+
+    tokenizer = load_tokenizer(model)
+    vocab_size = len(tokenizer)
+    ids = tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False)
+    ids = ids[:LAW_TOKENS]
+    if len(ids) < 2:
+        raise ValueError(f"{text} has fewer than two tokens")
+    target = SelfAnchor(load_model(model, device), vocab_size=vocab_size, temperature=temperature)
+    sources: list[Any] = [target]
+    if anchor is not None:
+        sources.append(load_anchor(anchor, vocab_size, window=window, device=device))
+    laws: list[Any] = []
+    for source in sources:
+        blocks = [np.asarray(law) for _, law in iter_sequence_log_probs(source, ids)]
+        law_NV = np.exp(np.concatenate(blocks).astype(np.float64))
+        laws.append(law_NV / law_NV.sum(1, keepdims=True))
+    return laws[0], laws[1] if anchor is not None else None
 
 
 def check_prf_vectors() -> None:

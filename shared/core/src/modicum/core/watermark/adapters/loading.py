@@ -201,6 +201,26 @@ def generate_ids(
     return out[:, prompts.shape[1] :]
 
 
+def prompt_ids(model: Any, tokenizer: Any, prompt: str) -> list[int]:
+    """Return what `generate_text` puts in front of a response.
+
+    Parameters
+    ----------
+    model, tokenizer
+        A causal language model and its tokenizer.
+    prompt
+        May be empty.
+
+    Returns
+    -------
+    list of int
+        The model's first token, if it has one, and the prompt.
+    """
+    ids = tokenizer.encode(prompt, add_special_tokens=False)
+    first = model.generation_config.bos_token_id
+    return [*ids] if first is None else [first, *ids]
+
+
 def generate_text(
     model: Any,
     tokenizer: Any,
@@ -232,10 +252,7 @@ def generate_text(
     """
     import torch
 
-    start = tokenizer.encode(prompt, add_special_tokens=False)
-    first = model.generation_config.bos_token_id
-    if first is not None:
-        start = [first, *start]
+    start = prompt_ids(model, tokenizer, prompt)
     if not start:
         raise ValueError("the prompt is empty and the model has no token to begin with")
     ids = generate_ids(
