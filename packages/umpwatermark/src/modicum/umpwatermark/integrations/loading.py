@@ -6,6 +6,7 @@ always such names, so that no key travels.
 """
 
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from modicum.core.watermark.anchors import Anchor
 from modicum.core.watermark.record import WatermarkRecord, load_key
 from modicum.umpwatermark.config import ENGINE_KEY_BITS, KNOWN_PRFS, UMPWatermarkConfig, engine_key
 
-__all__ = ["key_for", "load_config", "load_configs", "load_watermark_key"]
+__all__ = ["key_for", "load_config", "load_configs", "load_watermark_key", "write_engine_key"]
 
 # The largest integer key of vLLM's Philox has 20 digits; a key file of hexadecimal digits has 32.
 LONGEST_INTEGER = 20
@@ -71,6 +72,41 @@ def load_watermark_key(path: str | os.PathLike[str], prf: str) -> bytes | int:
         if text.isdigit() and len(text) <= LONGEST_INTEGER:
             return engine_key(prf, int(text))
     return key_for(prf, load_key(path))
+
+
+def write_engine_key(path: str | os.PathLike[str], prf: str) -> str:
+    """Write a new key as the decimal integer that an engine takes, readable by its owner only.
+
+    Parameters
+    ----------
+    path
+        Must not exist yet.
+    prf
+        ``"vllm-philox"``; keys of ``"vllm-hmac"`` are 32 bytes, which
+        `modicum.core.watermark.record.save_key` writes.
+
+    Returns
+    -------
+    str
+        The key's id.
+
+    Raises
+    ------
+    FileExistsError
+        If there is such a file.
+    ValueError
+        For another PRF.
+    """
+    if prf != "vllm-philox":
+        raise ValueError(f"integer keys are written for prf='vllm-philox', got {prf!r}")
+    key = secrets.randbelow(1 << ENGINE_KEY_BITS[prf])
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise FileExistsError(f"{os.fspath(path)} exists; a key is never overwritten") from error
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(f"{key}\n")
+    return key_id(key)
 
 
 def load_config(
