@@ -89,7 +89,7 @@ CASES = [
 @pytest.mark.parametrize(("scheme", "profile", "n"), CASES)
 def test_simulated_power_is_the_computed_one(scheme, profile, n) -> None:
     (scheme,) = make_schemes(scheme)
-    alpha, texts = 0.03, 600
+    alpha, texts = 0.03, 500
     found = scheme.type2(profile, n, alpha)
     assert 0 <= found.low <= found.value <= found.high <= 1
     assert 0.02 < found.value < 0.98, "no test at such an error"
@@ -105,7 +105,7 @@ def test_simulated_power_is_the_computed_one(scheme, profile, n) -> None:
 @pytest.mark.parametrize(("scheme", "profile", "n"), CASES)
 def test_level_holds_under_the_null(scheme, profile, n) -> None:
     (scheme,) = make_schemes(scheme)
-    alpha, texts = 0.03, 1500
+    alpha, texts = 0.03, 1000
     marked = scheme.simulate(profile, texts, n, alpha, np.random.default_rng(32), null=True)
     assert marked.shape == (texts,)
     assert_rate(int(marked.sum()), texts, 0.0, alpha)
@@ -114,8 +114,8 @@ def test_level_holds_under_the_null(scheme, profile, n) -> None:
 @pytest.mark.parametrize("name", ["gumbel_sum", "gumbel_pivot", "combined", "weighted_pivot"])
 def test_continuous_tests_use_up_their_level(name: str) -> None:
     (scheme,) = make_schemes(name)
-    marked = scheme.simulate(NOISY, 4000, 20, 0.05, np.random.default_rng(33), null=True)
-    assert_rate(int(marked.sum()), 4000, 0.035, 0.05)
+    marked = scheme.simulate(NOISY, 3000, 12, 0.05, np.random.default_rng(33), null=True)
+    assert_rate(int(marked.sum()), 3000, 0.035, 0.05)
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_tokens_on_a_bank_of_low_entropy(low: EntropyProfile, name: str, n: int)
     (scheme,) = make_schemes(name)
     found = scheme.type2(low, n, 0.01)
     assert found.value == pytest.approx(0.1, abs=0.001)
-    decisions = scheme.simulate(low, 1000, n, 0.01, np.random.default_rng(34))
-    assert_rate(1000 - int(decisions.sum()), 1000, found.low, found.high)
+    decisions = scheme.simulate(low, 500, n, 0.01, np.random.default_rng(34))
+    assert_rate(500 - int(decisions.sum()), 500, found.low, found.high)
 
 
 # Figures ----------------------------------------------------------------------------------------
@@ -162,41 +162,51 @@ def test_hits_of_green_lists(base: EntropyProfile, low: EntropyProfile) -> None:
     assert GreenListScheme().tokens_needed(low, 0.01, 0.1).value == 2401
 
 
+def first_length(scheme, profile: EntropyProfile, n: float, beta: float = 0.1) -> bool:
+    """Whether n tokens are enough and n - 1 are not."""
+    n = int(n)
+    return scheme.type2(profile, n, 0.01).value <= beta < scheme.type2(profile, n - 1, 0.01).value
+
+
+def within(scheme, profile: EntropyProfile, n: float, beta: float = 0.1) -> bool:
+    """Whether the number of tokens needed is within 3 % of n."""
+    few, many = (scheme.type2(profile, int(n * share), 0.01).value for share in (0.97, 1.03))
+    return many <= beta < few
+
+
 def test_spike_of_two_per_cent() -> None:
-    def tokens(scheme) -> float:
-        return scheme.tokens_needed(SPIKE, 0.01, 0.1).value
-
-    assert tokens(HazardScheme(learned_edges())) == pytest.approx(241, rel=0.03)
     # With bins that end at delta the test is "no Y below delta": (1 - delta)^n <= alpha.
-    assert tokens(HazardScheme()) == math.ceil(math.log(0.01) / math.log(0.98)) == 228
-    assert tokens(GumbelPivotScheme(learned_edges())) == pytest.approx(1532, rel=0.03)
-    assert tokens(GumbelSumScheme()) == pytest.approx(2145, rel=0.03)
-    assert tokens(GreenListScheme(0.95, "greedy")) == pytest.approx(1280, rel=0.03)
-    assert tokens(GreenListScheme()) == pytest.approx(8176, rel=0.03)
-    assert tokens(KGWScheme()) == 3166
+    assert math.ceil(math.log(0.01) / math.log(0.98)) == 228
+    assert HazardScheme().tokens_needed(SPIKE, 0.01, 0.1).value == 228
+    assert first_length(HazardScheme(learned_edges()), SPIKE, 240)
+    assert within(GumbelPivotScheme(learned_edges()), SPIKE, 1532)
+    assert within(GumbelSumScheme(), SPIKE, 2145)
+    for scheme, tokens in (
+        (GreenListScheme(0.95, "greedy"), 1279),
+        (GreenListScheme(), 8139),
+        (KGWScheme(), 3166),
+    ):
+        assert scheme.tokens_needed(SPIKE, 0.01, 0.1).value == tokens
 
 
-def test_tokens_of_token_level_schemes_on_spikes() -> None:
-    expected = {
-        ("gumbel_sum", 0.3): 462,
-        ("gumbel_pivot", 0.1): 2468,
-        ("kgw", 0.3): 514,
-        ("kgw", 0.1): 5023,
-        ("kgw", 0.03): 78391,
-        # A test of two atoms: the error is a saw in n, and this is the first length that does.
-        ("hazard", 0.3): 127,
-    }
-    for (name, h), figure in expected.items():
-        (scheme,) = make_schemes(name)
-        found = scheme.tokens_needed(EntropyProfile.from_entropy(h), 0.01, 0.01)
-        assert found.value == pytest.approx(figure, rel=0.03), (name, h)
+@pytest.mark.parametrize(
+    ("name", "h", "n"),
+    [("gumbel_sum", 0.3, 462), ("gumbel_sum", 0.1, 3426), ("gumbel_pivot", 0.1, 2468)],
+)
+def test_gumbel_tokens_on_spikes(name: str, h: float, n: int) -> None:
+    assert within(make_schemes(name)[0], EntropyProfile.from_entropy(h), n, 0.01)
+
+
+@pytest.mark.parametrize(("h", "n"), [(0.3, 514), (0.1, 5023), (0.03, 78391)])
+def test_kgw_tokens_on_spikes(h: float, n: int) -> None:
+    found = KGWScheme().tokens_needed(EntropyProfile.from_entropy(h), 0.01, 0.01)
+    assert found.value == pytest.approx(n, rel=0.01)
 
 
 def test_base_bank(base: EntropyProfile) -> None:
     expected = {"ump": 13, "gumbel_sum": 46, "gumbel_pivot": 45, "hazard": 54, "dawa": 71}
     for name, tokens in expected.items():
-        (scheme,) = make_schemes(name)
-        assert scheme.tokens_needed(base, 0.01, 0.1).value == tokens, name
+        assert first_length(make_schemes(name)[0], base, tokens), name
     errors = {8: 0.287, 10: 0.180, 12: 0.107, 14: 0.061, 16: 0.0335}
     (ump,) = make_schemes("ump")
     for n, error in errors.items():

@@ -26,7 +26,10 @@ Made = TypeVar("Made")
 
 MERGE_WIDTH = 1 / 1024
 """Atoms whose surprisals share a cell of this width (nats) are merged at their mean probability;
-smooth means move by less than 1e-6 of themselves."""
+smooth means move by less than 1e-6 of themselves. Beyond `RARE` nats the cells grow."""
+
+RARE = 8.0
+"""Surprisal (nats) beyond which cells of merged atoms grow in proportion to it."""
 
 FEW_ATOMS = 64
 """Profiles with at most this many distinct token probabilities are never merged."""
@@ -305,7 +308,11 @@ class EntropyProfile:
         """Merged atoms ``(weights_C, prob_C)``: see `MERGE_WIDTH`."""
         prob, inverse = np.unique(self.prob_A, return_inverse=True)
         if len(prob) > FEW_ATOMS:
-            cell = np.floor(-np.log(prob) / MERGE_WIDTH).astype(np.int64)
+            surprisal = -np.log(prob)
+            scale = np.where(
+                surprisal < RARE, surprisal, RARE * (1 + np.log(np.maximum(surprisal, RARE) / RARE))
+            )
+            cell = np.floor(scale / MERGE_WIDTH).astype(np.int64)
             merged = np.unique(cell, return_inverse=True)[1]
             inverse = merged[inverse]
         weights: Floats = np.bincount(inverse, weights=self.weights_A).astype(np.float64)
