@@ -29,7 +29,7 @@ HIGHS = {"simplex": "highs-ds", "ipm": "highs-ipm"}
 HIGHS_TOLERANCE = 1e-9
 """Feasibility asked of HiGHS; its default 1e-7 would show in the certificate."""
 
-AUTO_ENTRIES = 50_000
+AUTO_ENTRIES = 20_000
 """Entries of C up to which HiGHS answers in a few seconds whatever the law."""
 
 MAX_ITERATIONS = 200_000
