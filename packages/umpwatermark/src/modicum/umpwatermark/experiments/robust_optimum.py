@@ -43,7 +43,7 @@ FAMILIES: dict[str, tuple[str, int, tuple[int, ...], int]] = {
     "substitution, d = 1": ("hamming", 1, tuple(range(8, 16)), 15),
     "substitution, d = 2": ("hamming", 2, tuple(range(8, 16)), 14),
     "insertion, deletion, substitution, d = 1": ("edit", 1, tuple(range(6, 14)), 13),
-    "insertion, deletion, substitution, d = 2": ("edit", 2, tuple(range(5, 11)), 8),
+    "insertion, deletion, substitution, d = 2": ("edit", 2, tuple(range(5, 13)), 8),
 }
 """By name: graph, edits, lengths of binary strings, and the last length of a quick run."""
 

@@ -107,7 +107,7 @@ PLANNED: dict[str, Planned] = {
         "at most α: hypergeometric tail of distinct tokens",
         NEVER,
         NEVER,
-        0.3,
+        2.0,
         3.0,
     ),
 }
