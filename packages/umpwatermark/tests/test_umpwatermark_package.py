@@ -1,10 +1,47 @@
-"""The package is importable and claims nothing yet."""
+"""The package as it is imported: light, without engines, every name there."""
 
-from importlib import import_module
-from importlib.metadata import distribution
+import json
+import subprocess
+import sys
+
+import pytest
+
+import modicum.umpwatermark as package
+
+LOADED = """
+import json, sys
+import typer
+{statement}
+heavy = ("torch", "transformers", "vllm", "triton", "matplotlib", "ray",
+         "scipy", "networkx")
+print(json.dumps([m for m in heavy if m in sys.modules]))
+"""
 
 
-def test_imports_and_registers_no_experiment_or_command():
-    assert import_module("modicum.umpwatermark").__all__ == []
-    groups = {entry.group for entry in distribution("modicum-umpwatermark").entry_points}
-    assert not {group for group in groups if group.startswith("modicum.")}
+def imported(statement):
+    code = LOADED.format(statement=statement)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(out.stdout)
+
+
+def test_import_loads_no_engine_and_no_scipy():
+    assert imported("import modicum.umpwatermark, modicum.umpwatermark.cli") == []
+
+
+def test_import_works_without_torch():
+    blocked = "for name in ('torch', 'transformers', 'matplotlib'): sys.modules[name] = None"
+    imported(
+        f"{blocked}\n"
+        "from modicum.umpwatermark import UMPWatermarkConfig, UMPWatermarkDetector, tokens_needed\n"
+        "config = UMPWatermarkConfig(key=b'0123456789abcdef', vocab_size=50)\n"
+        "assert UMPWatermarkDetector(config)(list(range(50))).p_value[0] > 1e-9\n"
+        "assert tokens_needed(h=0.5, schemes=['ump', 'kgw']).rows[0].tokens > 1"
+    )
+
+
+def test_every_public_name_is_there():
+    assert sorted(package.__all__) == sorted(set(package.__all__))
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = package.no_such_name

@@ -19,7 +19,6 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 from modicum.umpwatermark._sums import LOG_LARGEST, Bracket, SumLaw, sum_law
 from modicum.umpwatermark.profile import EntropyProfile, spike_delta
@@ -74,6 +73,8 @@ class _Classes:
 
 
 def _spike_classes(delta: float, n: int) -> _Classes:
+    from scipy.special import gammaln
+
     # Summing over all k is cheap; classes of negligible mass and count do no harm.
     k = np.arange(n + 1, dtype=np.float64)
     log_count = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc
 
 from modicum.umpwatermark._sums import Bracket
 from modicum.umpwatermark.iid import least_tokens
@@ -39,6 +38,8 @@ class Rate(NamedTuple):
 
 def binomial_tail(count_N: NDArray[np.int64], n_N: NDArray[np.int64], rate: float) -> NDArray:
     """Return ``P(Binomial(n, rate) >= count)``."""
+    from scipy.special import betainc
+
     inside = np.clip(count_N, 1, n_N)
     tail = betainc(inside, n_N - inside + 1.0, rate)
     return np.where(count_N <= 0, 1.0, np.where(count_N > n_N, 0.0, tail))

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma, gammainccinv, polygamma
 
 from modicum.umpwatermark._sums import CdfLaw, TokenLaw
 from modicum.umpwatermark.profile import EntropyProfile
@@ -33,6 +32,8 @@ def pivot_cdf(profile: EntropyProfile, u_E: Floats) -> Floats:
 
 def harmonic(prob: Floats) -> Floats:
     """Return ``H(1/p) = E[-ln(1 - Y)]`` given a token of probability p, in nats."""
+    from scipy.special import digamma
+
     return digamma(1 / prob + 1) + np.euler_gamma
 
 
@@ -58,6 +59,7 @@ class GumbelSumScheme(ScoreScheme):
 
     def _make_marked(self, profile: EntropyProfile) -> TokenLaw:
         from scipy.interpolate import PchipInterpolator
+        from scipy.special import polygamma
 
         weights_C, prob_C = profile.pooled
         mean_C = harmonic(prob_C)
@@ -73,6 +75,8 @@ class GumbelSumScheme(ScoreScheme):
     def _threshold(
         self, profile: EntropyProfile, num_tokens: int, alpha: float
     ) -> tuple[float, float, float]:
+        from scipy.special import gammainccinv
+
         exact = float(gammainccinv(num_tokens, alpha))
         return exact, exact, exact
 
