@@ -10,7 +10,7 @@ from modicum.umpwatermark.agnostic import (
     greedy_law,
     optimal_hit_rate,
 )
-from modicum.umpwatermark.best_of_n import BestOfN
+from modicum.umpwatermark.best_of_n import BestOfN, BlockDetector
 from modicum.umpwatermark.config import KNOWN_PRFS, UMPWatermarkConfig
 from modicum.umpwatermark.corpus import CorpusResult, KeysResult, detect_corpus, detect_keys
 from modicum.umpwatermark.coupling import UMPCoupling, ump_coupling
@@ -31,7 +31,13 @@ from modicum.umpwatermark.planner import (
     tokens_needed,
 )
 from modicum.umpwatermark.profile import EntropyProfile
-from modicum.umpwatermark.robust import RobustLP, RobustOrbitLP, robust_type2, robust_type2_orbit
+from modicum.umpwatermark.robust import (
+    RobustLP,
+    RobustOrbitLP,
+    robust_curve,
+    robust_type2,
+    robust_type2_orbit,
+)
 from modicum.umpwatermark.scheme import UMPWatermarkScheme
 from modicum.umpwatermark.statistics import STATISTICS, CalibrationTable
 from modicum.umpwatermark.stream import DetectorStream, StreamState
@@ -50,6 +56,7 @@ __all__ = [
     "AgnosticCoupling",
     "Anchor",
     "BestOfN",
+    "BlockDetector",
     "CalibrationTable",
     "CausalLMAnchor",
     "CorpusResult",
@@ -88,6 +95,7 @@ __all__ = [
     "plan",
     "power",
     "required_entropy",
+    "robust_curve",
     "robust_type2",
     "robust_type2_orbit",
     "seq_gumbel_type2",
