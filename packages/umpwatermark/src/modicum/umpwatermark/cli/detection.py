@@ -32,6 +32,9 @@ from modicum.umpwatermark.cli.options import (
     Window,
 )
 
+UNMARKED = 0.01
+"""p-value of a calibration set above which its user is asked whether it is marked."""
+
 
 def detect(
     file: Annotated[
@@ -454,23 +457,26 @@ def calibrate(
     from modicum.core.watermark.adapters.documents import documents
     from modicum.core.watermark.responses import encode_text
     from modicum.umpwatermark import CalibrationTable
+    from modicum.umpwatermark.evidence import Evidence
 
     detector, encoder = detector_of(
         record, key_file, tokenizer=tokenizer, alpha=0.5, device="cpu", statistic="binomial"
     )
     named = list(documents(path, column, "modicum-umpwatermark"))
-    pivots = [
-        pivot
-        for _, text in progress(named, "reading")
-        for pivot in detector.read(encode_text(text, encoder)).evidence.y_S.tolist()
+    read = [
+        detector.read(encode_text(text, encoder)).evidence for _, text in progress(named, "reading")
     ]
-    if not pivots:
+    pooled = Evidence.concatenate(read)
+    if not len(pooled):
         raise ValueError(f"{path} holds no token that can be scored")
-    table = CalibrationTable.fit(pivots)
-    table.save(out)
-    gained = float(table.log_density_J @ table.counts_J) / len(pivots)
+    CalibrationTable.fit(pooled.y_S).save(out)
+    p_value = detector.statistic.p_value(pooled)
     typer.echo(
-        f"wrote {out} from {len(pivots)} tokens of {len(named)} texts: {gained:.3f} nats per token"
+        f"wrote {out} from {len(pooled)} tokens of {len(named)} texts (p-value of all together, by "
+        f"counts: {p_value:.2g})"
     )
-    if gained < 0.01:
-        typer.echo("hardly any evidence: are these texts marked with this key?", err=True)
+    if p_value > UNMARKED:
+        typer.echo(
+            "these texts hardly look marked with this key; a table of unmarked text finds nothing",
+            err=True,
+        )

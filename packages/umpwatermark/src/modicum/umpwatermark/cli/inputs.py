@@ -78,6 +78,19 @@ def surrogate_of(
     return SelfAnchor(model, before, vocab_size=vocab_size)
 
 
+def table_of(path: Path) -> Any:
+    """Read a calibration table."""
+    from modicum.umpwatermark import CalibrationTable
+
+    try:
+        return CalibrationTable.load(path)
+    except ValueError as error:
+        # NumPy's own sentence about a file of another kind recommends to unpickle it.
+        raise ValueError(
+            f"{path} is not a calibration table as 'modicum-umpwatermark calibrate' writes it"
+        ) from error
+
+
 def detector_of(
     record: Path,
     key_file: Path,
@@ -92,6 +105,7 @@ def detector_of(
     top_p: float = 1.0,
     statistic: str = "auto",
     weights: str | None = None,
+    calibration: Path | None = None,
     ids: bool = False,
     **options: Any,
 ) -> tuple[Any, Any]:
@@ -131,7 +145,14 @@ def detector_of(
         parts = numbers_of(weights, "--weights")
         given = parts[0] if len(parts) == 1 else tuple(parts)
     detector = UMPWatermarkDetector(
-        config, alpha, law, statistic, given, surrogate_warper=warper, **options
+        config,
+        alpha,
+        law,
+        statistic,
+        given,
+        surrogate_warper=warper,
+        calibration=None if calibration is None else table_of(calibration),
+        **options,
     )
     return detector, encoder
 

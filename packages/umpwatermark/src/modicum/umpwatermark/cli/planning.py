@@ -128,7 +128,7 @@ def budget(
     )
     typer.echo(f"{profile.label}: nats per token")
     for name, value in evidence_budget(profile).items():
-        share = f"  {value / profile.entropy:6.1%}" if profile.entropy > 0 else ""
+        share = f"  {value / profile.entropy:6.1%}" if profile.entropy > 0 <= value else ""
         typer.echo(f"{name:16s} {value:10.4g}{share}")
 
 

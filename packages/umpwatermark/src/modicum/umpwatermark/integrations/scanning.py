@@ -104,11 +104,18 @@ class ScanFile:
     def _resume(self, path: Path) -> None:
         raw = path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
+        if not whole and f"{json.dumps(self._header)}\n".encode().startswith(raw):
+            # Cut off in its first line.
+            os.truncate(path, 0)
+            self._append(self._header)
+            return
         try:
             rows = [json.loads(line) for line in whole.splitlines()]
             header = rows[0] if rows else None
         except ValueError as error:
-            raise ValueError(f"{path} is not the result of a scan: {error}") from error
+            raise ValueError(
+                f"{path} exists and is not the result of a scan ({error}); give another --out"
+            ) from error
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise ValueError(f"{path} exists and is not the result of a scan; give another --out")
         if header != self._header:
