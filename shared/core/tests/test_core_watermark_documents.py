@@ -81,3 +81,13 @@ def test_parquet_files_are_read_in_batches(tmp_path):
     assert list(documents(path, "text", "modicum-x")) == [("0", "a"), ("1", "b")]
     with pytest.raises(ValueError, match="no column 'body'"):
         list(read_texts(path, "body", "modicum-x"))
+
+
+def test_a_parquet_row_that_is_no_text_is_named(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    path = tmp_path / "docs.parquet"
+    parquet.write_table(pyarrow.table({"text": ["a", None]}), path)
+    with pytest.raises(ValueError, match=r"docs\.parquet, row 1: column 'text' is not text"):
+        list(read_texts(path, "text", "modicum-x"))

@@ -195,7 +195,10 @@ class WatermarkRecord:
             )
         known = dict.fromkeys(PRFS, PRF_VERSION) if known_prfs is None else known_prfs
         if data["prf"] not in known:
-            raise ValueError(f"the record needs PRF {data['prf']!r}; known are {sorted(known)}")
+            raise ValueError(
+                f"the record (scheme {data['scheme']!r}) needs PRF {data['prf']!r}; known are "
+                f"{sorted(known)}"
+            )
         if data["prf_version"] != known[data["prf"]]:
             raise ValueError(
                 f"the record was made with version {data['prf_version']} of PRF {data['prf']!r}, "

@@ -23,7 +23,7 @@ def read_texts(path: Path, column: str, package: str) -> Iterator[tuple[str, str
     ImportError
         If pyarrow is not installed.
     ValueError
-        If the file has no such column.
+        If the file has no such column, or a row is not text.
     """
     try:
         import pyarrow.parquet as parquet
@@ -37,5 +37,7 @@ def read_texts(path: Path, column: str, package: str) -> Iterator[tuple[str, str
     number = 0
     for batch in file.iter_batches(columns=[column]):
         for text in batch.column(0).to_pylist():
+            if not isinstance(text, str):
+                raise ValueError(f"{path}, row {number}: column {column!r} is not text")
             yield str(number), text
             number += 1
