@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from modicum.core.watermark.bank import TokenBank
-from modicum.ewatermark.detector import PowerWarning
+from modicum.core.watermark.warnings import PowerWarning
 from modicum.ewatermark.evalues import AnchoredMixtureScore, AnchoredScore, DefensiveScore
 from modicum.ewatermark.plan import (
     compare_schemes,

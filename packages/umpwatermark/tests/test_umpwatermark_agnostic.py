@@ -270,3 +270,13 @@ def test_bad_inputs_are_refused():
         coupling.law(np.ones(4, dtype=bool), np.zeros(2))
     with pytest.raises(ValueError, match="swap_coins_M"):
         coupling.law(np.ones((2, 3), dtype=bool), np.zeros(2))
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_excluded_tokens_stay_excluded_where_round_off_leaves_nothing_free(convert):
+    """Thirty tokens at gamma .9 leave 1e-30 free, which is none; the region holds excluded ones."""
+    q_V = np.concatenate([np.full(30, 1 / 30), np.zeros(5)])
+    inside_V = q_V == 0
+    law_V = np.asarray(greedy_law(convert(q_V), convert(inside_V), 0.9))
+    assert (law_V[q_V == 0] == 0).all()
+    assert law_V.sum() == pytest.approx(1)

@@ -283,3 +283,11 @@ def test_bad_calls_are_named():
         marker.generate(lambda prefix, n: ["a", "b"], 1)
     with pytest.raises(ValueError, match="num_blocks must be at least 1"):
         marker.generate(Writer(0), 0)
+
+
+def test_the_p_value_is_never_zero(monkeypatch):
+    marker = BestOfN(KEY, block_tokens=1, num_candidates=2)
+    monkeypatch.setattr(BestOfN, "uniform", lambda *_: 1 - 2.0**-53)
+    found = marker.detector()(list(range(200)))
+    assert found.num_blocks_scored == 199
+    assert 0 < found.p_value < 1e-300

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from modicum.core.watermark.warnings import ValidityWarning
 from modicum.umpwatermark.corpus import benjamini_hochberg, detect_corpus, detect_keys
-from modicum.umpwatermark.detector import UMPWatermarkDetector, ValidityWarning
+from modicum.umpwatermark.detector import UMPWatermarkDetector
 
 
 @pytest.fixture(scope="module")

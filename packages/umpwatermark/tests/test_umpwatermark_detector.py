@@ -8,16 +8,12 @@ from scipy.stats import binom, gamma
 
 from modicum.core.watermark.anchors import NGramAnchor, UniformAnchor
 from modicum.core.watermark.contexts import distinct_contexts
+from modicum.core.watermark.warnings import PowerWarning, ValidityWarning
 from modicum.core.watermark.warpers import Warper
 from modicum.umpwatermark.config import UMPWatermarkConfig
-from modicum.umpwatermark.detector import (
-    PowerWarning,
-    UMPWatermarkDetector,
-    ValidityWarning,
-    check_token_log_probs,
-)
+from modicum.umpwatermark.detector import UMPWatermarkDetector, check_token_log_probs
 from modicum.umpwatermark.samplers.gumbel import gumbel_argmax
-from modicum.umpwatermark.uniforms import make_uniforms
+from modicum.umpwatermark.uniforms import KeyedUniforms, make_uniforms
 
 SAMPLERS = ("gumbel", "hazard", "greenlist", "ump-aware")
 
@@ -369,3 +365,40 @@ def test_surrogates_on_a_gpu_read_the_same(world, world_config, texts, sampler):
     np.testing.assert_allclose(ours.prob_S, theirs.prob_S, rtol=1e-9)
     for name in ("match_S", "hit_S"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+class TiedWords:
+    """Words of two tokens that differ in the bits below an engine's 24 only."""
+
+    def context_state(self, ids):
+        return ids
+
+    def words(self, state, index):
+        return 0xFFFFFF01 + index
+
+    def words_range(self, state, n):
+        return np.broadcast_to(0xFFFFFF01 + np.arange(n), (*state.shape[:-1], n))
+
+
+def test_ties_of_coarse_uniforms_do_not_favour_low_ids():
+    """With 24 bits token 0 would match at every tie, more often than the null law says."""
+    config = UMPWatermarkConfig(key=7, vocab_size=2, prf="vllm-philox", context_width=1)
+    detector = UMPWatermarkDetector(config, surrogate=UniformAnchor(2))
+    uniforms = KeyedUniforms(TiedWords(), TiedWords(), engine=True)
+    law = np.log(np.full((2, 2), 0.5))
+    evidence = detector.evidence(uniforms, np.array([[0], [1]]), np.array([0, 1]), law)
+    assert evidence.y_S[0] == evidence.y_S[1]
+    assert evidence.match_S.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("options", [{"gamma": 0.2}, {"calibration": [0.2, 0.9]}])
+def test_options_of_other_statistics_are_not_ignored(options):
+    config = UMPWatermarkConfig(key=b"0123456789abcdef", vocab_size=9)
+    with pytest.raises(ValueError, match=f"{next(iter(options))}= belongs to statistic="):
+        UMPWatermarkDetector(config, **options)
+
+
+def test_a_broken_number_of_draws_is_not_rounded():
+    config = UMPWatermarkConfig(key=b"0123456789abcdef", vocab_size=9)
+    with pytest.raises(TypeError, match=r"num_null_draws must be an int, got 10\.5"):
+        UMPWatermarkDetector(config, num_null_draws=10.5)

@@ -232,3 +232,16 @@ def test_transform_on_the_device_is_that_on_the_host(changes):
     got = scheme.transform(laws.cuda(), trackers).cpu()
     torch.testing.assert_close(got.exp(), expected.exp(), rtol=1e-5, atol=1e-6)
     assert torch.equal(got[1], laws[1])
+
+
+@pytest.mark.parametrize("changes", [{"sampler": "greenlist"}, {"epsilon": 0.1}])
+def test_laws_are_not_rounded_to_half_precision(changes):
+    logits = torch.zeros(1, 9, dtype=torch.bfloat16)
+    config = UMPWatermarkConfig(key=KEY, vocab_size=9, **changes)
+    scheme = UMPWatermarkScheme(config)
+    with pytest.raises(
+        TypeError, match=r"needs float32 or float64 log-probabilities, got torch\.bf"
+    ):
+        scheme.transform(logits, [scheme.new_tracker()])
+    certain = UMPWatermarkScheme(config.replace(sampler="gumbel", epsilon=0, gamma=None))
+    assert certain.transform(logits, [certain.new_tracker()]) is logits

@@ -485,3 +485,9 @@ def test_other_bad_inputs_are_refused():
             normal_tokens_needed(entropy, 1.0, 0.1, 0.1)
     with pytest.raises(ValueError, match="variance"):
         normal_tokens_needed(1.0, -1.0, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("alpha", [5e-324, 1e-300, 1e-19, 1e-16, 1e-12])
+def test_minimax_price_of_tiny_levels_is_its_limit(alpha):
+    assert minimax_price(alpha) == pytest.approx(math.exp(-1), rel=2e-12)
+    assert minimax_price(alpha, 10, "bernoulli") == pytest.approx(0, abs=1e-10)

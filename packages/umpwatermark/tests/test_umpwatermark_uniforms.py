@@ -170,3 +170,17 @@ def test_keys_prfs_and_widths_give_other_uniforms():
         for changes in ({}, {"key": 2**61 + 1})
     ]
     assert len(set(seen)) == len(seen)
+
+
+def test_only_text_of_engines_has_coarse_uniforms():
+    key = {"key": 7, "vocab_size": 50, "prf": "vllm-philox"}
+    coarse = make_uniforms(UMPWatermarkConfig(**key))
+    fine = make_uniforms(UMPWatermarkConfig(**key, sampler="hazard"))
+    assert (coarse.bits, coarse.full_width.bits, fine.bits) == (24, 32, 32)
+    assert fine.full_width is fine
+    state = coarse.context_state(np.array([[1, 2, 3, 4]]))
+    words = coarse.prf.words_range(state, 50)
+    np.testing.assert_array_equal(coarse.uniforms(state, 50), uniform24(words))
+    for uniforms in (coarse.full_width, fine):
+        np.testing.assert_array_equal(uniforms.uniforms(state, 50), uniforms_of(words, 32))
+        np.testing.assert_array_equal(uniforms.extra(state, 3), coarse.extra(state, 3))

@@ -3,16 +3,15 @@
 from modicum.core.stats import EProcess
 from modicum.core.watermark.anchors import Anchor, NGramAnchor, UniformAnchor
 from modicum.core.watermark.record import WatermarkRecord
+from modicum.core.watermark.warnings import PowerWarning, ValidityWarning
 from modicum.ewatermark.config import EWatermarkConfig
 from modicum.ewatermark.corpus import CorpusResult, KeysResult, detect_corpus, detect_keys
 from modicum.ewatermark.detector import (
     DetectorStream,
     EWatermarkDetector,
     EWatermarkDetectorOutput,
-    PowerWarning,
     RekeyCheck,
     StreamState,
-    ValidityWarning,
 )
 from modicum.ewatermark.scheme import EWatermarkScheme
 

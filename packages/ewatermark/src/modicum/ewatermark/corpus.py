@@ -9,15 +9,16 @@ Legend: ``D`` documents, ``N`` keys.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modicum.core.stats import e_benjamini_hochberg, mean_e_value
 from modicum.core.stats.eprocess import Start
+from modicum.core.watermark.corpus import Executor, first_occurrences
 from modicum.ewatermark.config import EWatermarkConfig
 from modicum.ewatermark.detector import EWatermarkDetector, exp_or_inf
 from modicum.ewatermark.evalues import Evidence
@@ -26,14 +27,6 @@ from modicum.ewatermark.theory import check_alpha
 
 LIST_METHODS = ("e-bh", "bonferroni")
 OVERALL_METHODS = ("product", "mean")
-
-
-class Executor(Protocol):
-    """What spreads documents: ``concurrent.futures.Executor`` and everything like it."""
-
-    def map(self, fn: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
-        """Apply ``fn`` to every item, results in order."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -154,14 +147,8 @@ def detect_corpus(
 def _first_occurrences(
     results: Sequence[tuple[Evidence, NDArray[np.int64]]],
 ) -> list[Evidence]:
-    # Each context seeds one draw: counting it in two documents would count that draw twice.
-    seen: set[bytes] = set()
-    union = []
-    for evidence, contexts_Sc in results:
-        names = [row.tobytes() for row in contexts_Sc]
-        union.append(evidence.take(np.array([n not in seen for n in names], dtype=bool)))
-        seen.update(names)
-    return union
+    masks = first_occurrences(contexts_Sc for _, contexts_Sc in results)
+    return [evidence.take(mask) for (evidence, _), mask in zip(results, masks, strict=True)]
 
 
 @dataclass(frozen=True)

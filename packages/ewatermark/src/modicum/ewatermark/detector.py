@@ -25,6 +25,7 @@ from modicum.core.watermark.anchors import iter_sequence_log_probs
 from modicum.core.watermark.contexts import ContextTracker, distinct_contexts, token_ids
 from modicum.core.watermark.record import WatermarkRecord
 from modicum.core.watermark.responses import encode_text, responses
+from modicum.core.watermark.warnings import ValidityWarning
 from modicum.ewatermark.config import EWatermarkConfig
 from modicum.ewatermark.evalues import Evidence, Score
 from modicum.ewatermark.scheme import EWatermarkScheme
@@ -36,14 +37,6 @@ CHUNK_ELEMENTS = 1 << 22
 
 ANCHOR_BATCH = 256
 """Positions an anchor is asked for at once."""
-
-
-class ValidityWarning(UserWarning):
-    """The error guarantee does not hold for what was asked."""
-
-
-class PowerWarning(UserWarning):
-    """The detector is valid but cannot be expected to find the watermark."""
 
 
 @dataclass(frozen=True)

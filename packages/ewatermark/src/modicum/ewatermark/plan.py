@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from modicum.core.stats import clopper_pearson, median_interval
+from modicum.core.watermark.warnings import PowerWarning
 from modicum.ewatermark.baselines import (
     E_PROCESS,
     UNION_BOUND,
@@ -25,7 +26,6 @@ from modicum.ewatermark.baselines import (
     seal_p_values,
     union_bound_times,
 )
-from modicum.ewatermark.detector import PowerWarning
 from modicum.ewatermark.evalues import Score, make_score
 from modicum.ewatermark.simulation import SimulatedTexts, log_wealth, simulate
 from modicum.ewatermark.theory import (

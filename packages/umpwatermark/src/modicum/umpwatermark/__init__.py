@@ -2,6 +2,7 @@
 
 from modicum.core.watermark.anchors import Anchor, NGramAnchor, UniformAnchor
 from modicum.core.watermark.record import WatermarkRecord
+from modicum.core.watermark.warnings import PowerWarning, ValidityWarning
 from modicum.core.watermark.warpers import Warper
 from modicum.umpwatermark.agnostic import (
     AgnosticCoupling,
@@ -15,10 +16,8 @@ from modicum.umpwatermark.config import KNOWN_PRFS, UMPWatermarkConfig
 from modicum.umpwatermark.corpus import CorpusResult, KeysResult, detect_corpus, detect_keys
 from modicum.umpwatermark.coupling import UMPCoupling, ump_coupling
 from modicum.umpwatermark.detector import (
-    PowerWarning,
     UMPWatermarkDetector,
     UMPWatermarkDetectorOutput,
-    ValidityWarning,
 )
 from modicum.umpwatermark.graphs import PerturbationGraph, edit_graph, hamming_graph
 from modicum.umpwatermark.planner import (

@@ -116,9 +116,27 @@ def _greedy_free_block(q_BK: Array, tails_BK: Array, start_B1: Array, gamma: flo
     return free_BK
 
 
-def _greedy_pass(q_BV: Array, gamma: float, top_k: int | None) -> tuple[Array, Array, Array]:
-    # Ids of the pass, acceptance probabilities of its tokens if in R and free, and the mass w that
-    # they take on average.
+def greedy_pass(q_BV: Array, gamma: float, top_k: int | None = None) -> tuple[Array, Array, Array]:
+    """Return what the greedy coupling does with the tokens it visits; see `greedy_law`.
+
+    Parameters
+    ----------
+    q_BV
+        Laws, float64 ``[B, V]``, not checked.
+    gamma
+        Probability with which a token enters the region, in ``(0, 1)``.
+    top_k
+        Visit only the k likeliest tokens.
+
+    Returns
+    -------
+    ids_BK : int64[B, K]
+        Tokens in the order of the pass, K the smaller of ``top_k`` and V.
+    accept_BK : float64[B, K]
+        Probability of each to be accepted if it is in the region and none was before.
+    taken_BK : float64[B, K]
+        Probability of each to be the accepted one, over regions; their sum is `greedy_hit_rate`.
+    """
     xp = namespace(q_BV)
     V = q_BV.shape[-1]
     count = V if top_k is None else min(top_k, V)
@@ -127,7 +145,9 @@ def _greedy_pass(q_BV: Array, gamma: float, top_k: int | None) -> tuple[Array, A
     free_BK = _greedy_free(ordered_BK, gamma)
     allowed_BK = gamma * free_BK
     taken_BK = xp.minimum(ordered_BK, allowed_BK)
-    return ids_BK, ratio(taken_BK, allowed_BK, 1.0), taken_BK
+    # Where round-off leaves nothing free, a token that the law excludes still must not be accepted.
+    accept_BK = xp.where(ordered_BK > 0, ratio(taken_BK, allowed_BK, 1.0), 0 * taken_BK)
+    return ids_BK, accept_BK, taken_BK
 
 
 def _residual(q_BV: Array, taken_BV: Array) -> Array:
@@ -183,7 +203,7 @@ def greedy_law(q_BV: Array, in_region_BV: Array, gamma: float, top_k: int | None
             f"in_region_BV has shape {tuple(in_region_BV.shape)}, the laws have {tuple(shape)}"
         )
     q_BV, in_region_BV = q_BV.reshape(-1, V), in_region_BV.reshape(-1, V)
-    ids_BK, accept_BK, taken_BK = _greedy_pass(q_BV, gamma, top_k)
+    ids_BK, accept_BK, taken_BK = greedy_pass(q_BV, gamma, top_k)
     accept_BK = accept_BK * as_float64(take(in_region_BV, ids_BK))
     before_BK, left_B = products_before(1 - accept_BK)
     residual_BV = _residual(q_BV, scatter(taken_BK, ids_BK, V))
@@ -205,7 +225,7 @@ def greedy_hit_rate(q_BV: Array, gamma: float, top_k: int | None = None) -> Any:
     """
     q_BV, gamma = check_law(q_BV, "q_BV"), check_alpha(gamma, "gamma")
     _check_top_k(top_k)
-    _, _, taken_BK = _greedy_pass(q_BV.reshape(-1, q_BV.shape[-1]), gamma, top_k)
+    _, _, taken_BK = greedy_pass(q_BV.reshape(-1, q_BV.shape[-1]), gamma, top_k)
     hits = taken_BK.sum(-1).reshape(q_BV.shape[:-1])
     return float(hits) if hits.ndim == 0 else hits
 

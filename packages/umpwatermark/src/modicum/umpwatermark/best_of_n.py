@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modicum.core.prf import derive_key, key_id, uniform53
+from modicum.umpwatermark.nulls import clamp_p
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -400,7 +401,7 @@ class BlockDetector:
         y_S = np.array([self.watermark.uniform(parts[:at], parts[at]) for at in places])
         score = float(-np.log1p(-y_S).sum())
         count = len(places)
-        p_value = float(gammaincc(count, score)) if count else 1.0
+        p_value = clamp_p(float(gammaincc(count, score))) if count else 1.0
         return BlockDetection(count, score, p_value, y_S, scored)
 
 

@@ -10,30 +10,24 @@ Legend: ``D`` documents, ``N`` keys.
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from modicum.core.stats import e_benjamini_hochberg, e_to_p, mean_e_value
+from modicum.core.watermark.corpus import Executor, first_occurrences
+from modicum.core.watermark.warnings import ValidityWarning
 from modicum.umpwatermark.config import UMPWatermarkConfig
-from modicum.umpwatermark.detector import Reading, UMPWatermarkDetector, ValidityWarning
+from modicum.umpwatermark.detector import Reading, UMPWatermarkDetector
 from modicum.umpwatermark.evidence import Evidence
 from modicum.umpwatermark.theory import check_alpha
 from modicum.umpwatermark.uniforms import make_uniforms
 
 LIST_METHODS = ("e-bh", "bh", "bonferroni")
 OVERALL_METHODS = ("product", "mean")
-
-
-class Executor(Protocol):
-    """What spreads documents: ``concurrent.futures.Executor`` and everything like it."""
-
-    def map(self, fn: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
-        """Apply ``fn`` to every item, results in order."""
-        ...
 
 
 def benjamini_hochberg(p: ArrayLike, alpha: float) -> NDArray[np.bool_]:
@@ -196,14 +190,8 @@ def detect_corpus(
 
 
 def _first_occurrences(rows: Sequence[_Row]) -> list[Evidence]:
-    # Each context seeds one draw: counting it in two documents would count that draw twice.
-    seen: set[bytes] = set()
-    union = []
-    for row in rows:
-        names = [context.tobytes() for context in row.contexts_Sc]
-        union.append(row.evidence.take(np.array([n not in seen for n in names], dtype=bool)))
-        seen.update(names)
-    return union
+    masks = first_occurrences(row.contexts_Sc for row in rows)
+    return [row.evidence.take(mask) for row, mask in zip(rows, masks, strict=True)]
 
 
 def _first_counts(rows: Sequence[_Row]) -> NDArray[np.int64]:

@@ -26,8 +26,9 @@ from modicum.core.watermark.anchors import (
 )
 from modicum.core.watermark.contexts import distinct_contexts, token_ids
 from modicum.core.watermark.responses import encode_text, responses
+from modicum.core.watermark.warnings import PowerWarning, ValidityWarning
 from modicum.core.watermark.warpers import Warper, is_torch
-from modicum.umpwatermark.agnostic import AgnosticCoupling, _greedy_pass
+from modicum.umpwatermark.agnostic import AgnosticCoupling, greedy_pass
 from modicum.umpwatermark.config import UMPWatermarkConfig
 from modicum.umpwatermark.evidence import Evidence
 from modicum.umpwatermark.samplers.base import probabilities
@@ -57,14 +58,6 @@ COLDEST = 0.05
 LOG_PROB_SLACK = 1e-4
 
 Array = Any
-
-
-class ValidityWarning(UserWarning):
-    """The error guarantee does not hold for what was asked."""
-
-
-class PowerWarning(UserWarning):
-    """The detector is valid but cannot be expected to find the watermark."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,8 +210,8 @@ def check_token_log_probs(
         )
     for at in np.flatnonzero(values_T > LOG_PROB_SLACK)[:1]:
         raise ValueError(
-            f"log-probability {values_T[at]!r} of token {first + int(at)} is above 0; natural "
-            "logarithms of probabilities are needed"
+            f"log-probability {float(values_T[at])!r} of token {first + int(at)} is above 0; "
+            "natural logarithms of probabilities are needed"
         )
     unknown = np.flatnonzero(np.isnan(values_T)) + first
     for at in unknown[unknown > 0][:1]:
@@ -235,7 +228,8 @@ class UMPWatermarkDetector:
     the key: the probability, over keys, of a p-value of at most ``alpha`` is at most ``alpha``. One
     fixed key makes the errors of documents that share contexts depend on each other (see
     `modicum.umpwatermark.corpus`). Uniforms have 32 bits (24 with an engine's PRF); the laws are
-    those of continuous ones, which differ by about one part in 2**32 (2**24) per token.
+    those of continuous ones, from which those of single uniforms differ by one part in 2**32
+    (2**24). Matches are always decided by 32 bits and differ by about V parts in 2**33.
 
     Parameters
     ----------
@@ -547,7 +541,7 @@ class UMPWatermarkDetector:
         if config.sampler in PIVOT_SAMPLERS:
             if self.statistic.needs == "law":
                 if config.sampler == "gumbel":
-                    found["match_S"] = gumbel_match(log_law_SV, tokens, state, uniforms)
+                    found["match_S"] = gumbel_match(log_law_SV, tokens, state, uniforms.full_width)
                 else:
                     choice_S = hazard_choice(q_SV, uniforms.uniforms(state, V))
                     found["match_S"] = (choice_S == tokens) & (prob_S > 0)
@@ -782,7 +776,7 @@ def _greenlist_rate(q_SV: Array, own_S1: Array, prob_S: Array, config: UMPWaterm
         )
         return taken_S / np.maximum(_host(prob_S), 1e-300)
     # What the pass leaves out is drawn by the residual, blind to the region.
-    ids_SK, _, taken_SK = _greedy_pass(q_SV, gamma, TOP)
+    ids_SK, _, taken_SK = greedy_pass(q_SV, gamma, TOP)
     own_SK = ids_SK == own_S1
     taken_S = (taken_SK * own_SK).sum(-1) / prob_S.clip(1e-300, None)
     return taken_S + gamma * ~own_SK.any(-1)

@@ -116,6 +116,9 @@ class UMPWatermarkScheme:
 
         Raises
         ------
+        TypeError
+            If the result would be rounded to half precision: then it is no longer the model's law
+            over keys. The choice of a single token survives it.
         ValueError
             If a watermarked row holds NaN or no possible token, or the shapes do not fit.
         """
@@ -126,6 +129,7 @@ class UMPWatermarkScheme:
                 f"logits cover {logprobs_BV.shape[-1]} tokens, the configuration's vocab_size is "
                 f"{self.vocab_size}"
             )
+        self._check_precision(logprobs_BV)
         contexts = [tracker.context() for tracker in trackers]
         active = [row for row, context in enumerate(contexts) if context is not None]
         if not active:
@@ -157,6 +161,15 @@ class UMPWatermarkScheme:
         else:
             out_BV[np.array(active)[:, None], np.arange(self.vocab_size)] = marked_AV
         return out_BV
+
+    def _check_precision(self, logprobs_BV: Array) -> None:
+        certain = self.sampler.deterministic and not self.config.epsilon
+        size = logprobs_BV.element_size() if is_torch(logprobs_BV) else logprobs_BV.itemsize
+        if size < 4 and not certain:
+            raise TypeError(
+                f"sampler={self.sampler.name!r} with epsilon={self.config.epsilon} needs float32 "
+                f"or float64 log-probabilities, got {logprobs_BV.dtype}; convert them first"
+            )
 
     def _law(self, logprobs_BV: Array, active: list[int]) -> Array:
         log_q_AV = logprobs_BV[active][:, : self.vocab_size]

@@ -46,6 +46,9 @@ SUM_TOLERANCE = 1e-6
 NEGLIGIBLE = 1e-250
 """Probabilities below are not raised to a share of moved mass: the factor would overflow."""
 
+SMALLEST_PRICED = 1e-15
+"""Level from which on `minimax_price` of an unbounded output space no longer changes."""
+
 INTEGER_TOLERANCE = 1e-6
 """How far ``alpha * N`` may be from a whole number, for rounded levels such as 1/3."""
 
@@ -375,9 +378,11 @@ def minimax_price(
     if num_elements is None:
         region = "bernoulli"
     check_region(region, alpha, num_elements)
-    sizes = np.array([math.floor(1 / alpha), math.ceil(1 / alpha)])
-    if num_elements is not None:
-        sizes = np.minimum(sizes, num_elements)
+    if num_elements is None:
+        # Below, the price is its limit 1/e to all digits, and sizes would overflow.
+        alpha = max(alpha, SMALLEST_PRICED)
+    whole = 1 / alpha if num_elements is None else min(1 / alpha, num_elements)
+    sizes = np.array([math.floor(whole), math.ceil(whole)])
     hits = region_hit_probability(sizes, num_elements, alpha, region)
     return float((np.minimum(alpha * sizes, 1.0) - hits).max())
 

@@ -143,6 +143,16 @@ class KeyedUniforms:
         self.bits = 24 if engine else 32
 
     @property
+    def full_width(self) -> "KeyedUniforms":
+        """The same words read as 32-bit uniforms; the object itself if they are so already.
+
+        Among V uniforms of 24 bits the largest are often equal: which token wins a race is then
+        off from its law by about V parts in 2**25. A detector decides by all bits, which differs
+        from what an engine took at about as many positions and keeps the null law.
+        """
+        return self if self.bits == 32 else KeyedUniforms(self.prf, self.extra_prf)
+
+    @property
     def philox(self) -> PhiloxPRF | None:
         """The PRF whose expansion a Philox kernel computes, or ``None`` if it is no Philox."""
         return self.prf if isinstance(self.prf, PhiloxPRF) else None
@@ -214,14 +224,16 @@ def make_uniforms(config: UMPWatermarkConfig) -> KeyedUniforms:
     -------
     KeyedUniforms
     """
+    # Engines write by Gumbel-max only: the other samplers need not share the coarse uniforms.
+    engine = config.sampler == "gumbel"
     if config.prf == "vllm-philox":
         key = int(config.key)
         initial = (VLLM_CONTEXT, config.context_width, 0, 0)
-        engine = PhiloxPRF((key & MASK32, key >> 32), initial, VLLM_TOKEN)
-        return KeyedUniforms(engine, _expander(engine, key), engine=True)
+        philox = PhiloxPRF((key & MASK32, key >> 32), initial, VLLM_TOKEN)
+        return KeyedUniforms(philox, _expander(philox, key), engine=engine)
     if config.prf == "vllm-hmac":
         raw = int(config.key).to_bytes(32, "little")
         extra = HMACPRF(derive_key(config.key, EXTRA_DOMAIN))
-        return KeyedUniforms(HMACPRF(raw), extra, engine=True)
+        return KeyedUniforms(HMACPRF(raw), extra, engine=engine)
     prf = make_prf(config.prf, config.key, DOMAIN)
     return KeyedUniforms(prf, _expander(prf, config.key))

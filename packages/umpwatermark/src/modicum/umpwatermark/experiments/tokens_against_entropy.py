@@ -42,6 +42,8 @@ Row = dict[str, Any]
 class Planned:
     """A scheme in this experiment.
 
+    SynthID and ITS are simulated, which no longer resolves their hit law where entropy is small.
+
     Attributes
     ----------
     label
@@ -100,8 +102,8 @@ PLANNED: dict[str, Planned] = {
         "Gumbel text, sum test (Aaronson)", "exact: Gamma", 0.003, 0.03, ALL, 0.01
     ),
     "kgw": Planned("KGW γ=.5 δ=2 (distorts)", BINOMIAL, ALL, ALL, ALL, ALL),
-    "synthid": Planned("SynthID-Text, 30 layers", BINOMIAL, 0.01, 0.03, 0.01, 1.0),
-    "inverse_transform": Planned("inverse transform (ITS)", THRESHOLD, 0.03, 0.3, 0.03, NEVER),
+    "synthid": Planned("SynthID-Text, 30 layers", BINOMIAL, 0.03, 0.03, 0.1, 1.0),
+    "inverse_transform": Planned("inverse transform (ITS)", THRESHOLD, 0.03, 0.3, 0.1, NEVER),
     "unigram": Planned(
         "Unigram γ=.5 δ=2 (distorts)",
         "at most α: hypergeometric tail of distinct tokens",
@@ -255,7 +257,7 @@ def least_length(
         high = enough * (max(found.high, 1e-300) / beta) ** (1 / fall)
     return {
         "tokens": float(enough),
-        "low": min(low, float(enough)),
+        "low": max(1.0, min(low, float(enough))),
         "high": max(high, float(enough)),
         "method": found.method,
         "errors": len(known),

@@ -22,8 +22,9 @@ from modicum.core.stats import clopper_pearson
 from modicum.core.watermark.anchors import Anchor, NGramAnchor
 from modicum.core.watermark.bank import TokenBank
 from modicum.core.watermark.corpus_text import corpus_text, stdlib_text
+from modicum.core.watermark.warnings import ValidityWarning
 from modicum.umpwatermark.config import UMPWatermarkConfig
-from modicum.umpwatermark.detector import UMPWatermarkDetector, ValidityWarning
+from modicum.umpwatermark.detector import UMPWatermarkDetector
 from modicum.umpwatermark.experiments.bank_texts import bank_profile, draw_marked
 from modicum.umpwatermark.statistics import Statistic, make_statistic
 from modicum.umpwatermark.uniforms import make_uniforms
@@ -311,7 +312,7 @@ def null_claim(null: Null, counts: dict[str, list[int]], total: int, share: floa
 
 def run(ctx: RunContext) -> Result:
     """Count false positives."""
-    num_keys = 80 if ctx.quick else 4000
+    num_keys = 80 if ctx.quick else 2000
     num_draws = 399 if ctx.quick else 999
     kinds, by_sampler = nulls(), tests(num_draws)
     if ctx.quick:

@@ -6,6 +6,8 @@ does not depend on the key, and e-values of mean one at every token.
 
 from typing import Any
 
+import numpy as np
+
 from modicum.umpwatermark.statistics.base import Needs, Statistic
 from modicum.umpwatermark.statistics.binomial import BinomialStatistic
 from modicum.umpwatermark.statistics.combined import (
@@ -95,12 +97,20 @@ def make_statistic(
     """
     if name not in STATISTICS:
         raise ValueError(f"unknown statistic {name!r}; choose one of {STATISTICS}")
+    if isinstance(num_null_draws, bool) or not isinstance(num_null_draws, int | np.integer):
+        raise TypeError(f"num_null_draws must be an int, got {num_null_draws!r}")
     if num_null_draws < 1:
         raise ValueError(f"num_null_draws must be at least 1, got {num_null_draws}")
     paired = name in _PAIRED
     for option, given in (("truncate", truncate), ("mixture", mixture)):
         if given and not paired:
             raise ValueError(f"{option}=True belongs to {sorted(_PAIRED)}, not to {name!r}")
+    for option, value, owner in (
+        ("gamma", gamma, "binomial"),
+        ("calibration", calibration, "learned"),
+    ):
+        if value is not None and name != owner:
+            raise ValueError(f"{option}= belongs to statistic={owner!r}, not to {name!r}")
     if weights is not None and not paired and name != "weighted-hits":
         raise ValueError(f"statistic={name!r} has no weights, got {weights!r}")
     draws: dict[str, Any] = {"method": method, "num_null_draws": num_null_draws}

@@ -82,7 +82,7 @@ class CalibrationTable:
         Parameters
         ----------
         pivots
-            Flat array of values in (0, 1), for instance ``per_token[i]["pivot"]`` of a detector's
+            Flat array of values in (0, 1), for instance ``per_token[i].pivot`` of a detector's
             output.
 
         Returns
