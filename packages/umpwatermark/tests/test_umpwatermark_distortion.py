@@ -15,6 +15,8 @@ def random_laws(seed, V, rows=4, concentration=0.3):
     rng = np.random.default_rng(seed)
     q = rng.dirichlet(np.full(V, concentration), rows)
     if V > 2:
+        # The floor keeps mass in rows that had all of it on the token that becomes impossible.
+        q += 1e-12
         q[:, rng.integers(V)] = 0
         q /= q.sum(axis=1, keepdims=True)
     return q
