@@ -240,7 +240,7 @@ def test_laws_are_not_rounded_to_half_precision(changes):
     config = UMPWatermarkConfig(key=KEY, vocab_size=9, **changes)
     scheme = UMPWatermarkScheme(config)
     with pytest.raises(
-        TypeError, match=r"needs float32 or float64 log-probabilities, got torch\.bf"
+        TypeError, match=r"needs float32 or float64 .* got torch\.bfloat16"
     ):
         scheme.transform(logits, [scheme.new_tracker()])
     certain = UMPWatermarkScheme(config.replace(sampler="gumbel", epsilon=0, gamma=None))
