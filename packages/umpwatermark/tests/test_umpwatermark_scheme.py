@@ -239,9 +239,7 @@ def test_laws_are_not_rounded_to_half_precision(changes):
     logits = torch.zeros(1, 9, dtype=torch.bfloat16)
     config = UMPWatermarkConfig(key=KEY, vocab_size=9, **changes)
     scheme = UMPWatermarkScheme(config)
-    with pytest.raises(
-        TypeError, match=r"needs float32 or float64 .* got torch\.bfloat16"
-    ):
+    with pytest.raises(TypeError, match=r"needs float32 or float64 .* got torch\.bfloat16"):
         scheme.transform(logits, [scheme.new_tracker()])
     certain = UMPWatermarkScheme(config.replace(sampler="gumbel", epsilon=0, gamma=None))
     assert certain.transform(logits, [certain.new_tracker()]) is logits
