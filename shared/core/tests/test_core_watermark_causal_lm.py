@@ -105,7 +105,7 @@ def test_window_equals_one_forward_per_position(model, bos):
     assert got.dtype == np.float32
     validate_anchor_log_probs(got, V)
     np.testing.assert_allclose(np.exp(got), want, atol=1e-5)
-    np.testing.assert_allclose(np.exp(anchor.log_probs_sequence(ids)), want, atol=1e-5)
+    np.testing.assert_allclose(np.exp(anchor.log_probs_sequence(ids)), want, atol=atol)
     # A longer context than the window is cut.
     np.testing.assert_allclose(np.exp(anchor.log_probs(*anchor_windows(ids, 15))), want, atol=1e-5)
 
@@ -115,6 +115,9 @@ def test_prefix_sequence_equals_one_forward_per_position(model, bos):
     ids = text(1, 30)
     before = [] if bos is None else [bos]
     want = np.stack([naive(model, before + ids[:t].tolist()) for t in range(30)])
+    # A recurrent state with such large weights carries float32 rounding on; how far depends on the
+    # processor's instructions (7e-5 seen). A state that is wrong shows in the first digit.
+    atol = 5e-4 if model.config.model_type == "mamba" else 1e-5
     for batch_size in (1, 7, 64):
         anchor = CausalLMAnchor(model, mode="prefix", bos_token_id=bos, batch_size=batch_size)
         assert anchor.window is None
