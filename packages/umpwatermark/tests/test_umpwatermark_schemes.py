@@ -383,3 +383,12 @@ def test_same_seed_same_decisions() -> None:
 def test_bad_arguments(make, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_tests_with_a_model_do_not_overflow_on_long_texts_of_low_entropy():
+    # Every warning is an error here, and a NaN would count as a miss.
+    profile = EntropyProfile.from_entropy(0.02)
+    for name in ("combined", "weighted_pivot"):
+        scheme = make_schemes(name)[0]
+        decided = scheme.simulate(profile, 40, 2500, 0.01, np.random.default_rng(0))
+        assert decided.mean() > 0.7

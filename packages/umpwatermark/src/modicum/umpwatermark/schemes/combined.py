@@ -182,12 +182,20 @@ class CombinedScheme(PlannedScheme):
         rows = max(1, FREQUENCIES // length)
         for start in range(0, len(total_R), rows):
             part = slice(start, start + rows)
-            transform = np.exp(counts_RC[part] @ real_CF + 1j * (counts_RC[part] @ imag_CF))
-            masses_RW = np.maximum(np.fft.irfft(transform, length, axis=1), 0.0) * untilt
-            tail_RW = np.cumsum(masses_RW[:, ::-1], axis=1)[:, ::-1]
+            # The tilted mass, largest at frequency 0, leaves the range of floats for long texts.
+            log_mass_R = counts_RC[part] @ real_CF[:, 0]
+            log_size_RF = counts_RC[part] @ real_CF - log_mass_R[:, None]
+            transform = np.exp(log_size_RF + 1j * (counts_RC[part] @ imag_CF))
+            masses_RW = np.maximum(np.fft.irfft(transform, length, axis=1), 0.0)
             inside = total_R[part] < length
-            at = np.minimum(total_R[part], length - 1)
-            p_value = tail_RW[np.arange(len(at)), at]
+            at = np.clip(total_R[part], 0, length - 1)
+            # Untilted relative to the observed total: only the tail from there on is summed.
+            tail_R = np.array(
+                [mass[i:] @ untilt[: length - i] for mass, i in zip(masses_RW, at, strict=True)]
+            )
+            with np.errstate(divide="ignore"):
+                log_p = np.log(tail_R) + log_mass_R - TILT * step * at
+            p_value = np.exp(np.minimum(log_p, 0.0))
             # Beyond the lattice the p-value is far below alpha.
             decisions[part] = ~inside | (p_value <= alpha)
         return decisions
