@@ -85,7 +85,7 @@ PLANNED: dict[str, Planned] = {
         ALL,
         ALL,
         ALL,
-        ALL,
+        0.1,
     ),
     "weighted_pivot": Planned(
         "ours: Gumbel text, log-probabilities only",
@@ -95,22 +95,24 @@ PLANNED: dict[str, Planned] = {
         NEVER,
         NEVER,
     ),
-    "hazard": Planned("ours: hazard sampling, no model", THRESHOLD, ALL, ALL, ALL, 0.1),
+    "hazard": Planned("ours: hazard sampling, no model", THRESHOLD, ALL, ALL, ALL, 1.0),
     "greenlist": Planned("ours: best green list γ=.5, no model", BINOMIAL, ALL, ALL, ALL, ALL),
-    "gumbel_pivot": Planned("Gumbel text, best test of Y, no model", THRESHOLD, ALL, 0.3, ALL, 1.0),
+    "gumbel_pivot": Planned(
+        "Gumbel text, best test of Y, no model", THRESHOLD, ALL, NEVER, ALL, NEVER
+    ),
     "gumbel_sum": Planned(
-        "Gumbel text, sum test (Aaronson)", "exact: Gamma", 0.003, 0.03, ALL, 0.01
+        "Gumbel text, sum test (Aaronson)", "exact: Gamma", 0.003, 0.03, ALL, 0.1
     ),
     "kgw": Planned("KGW γ=.5 δ=2 (distorts)", BINOMIAL, ALL, ALL, ALL, ALL),
-    "synthid": Planned("SynthID-Text, 30 layers", BINOMIAL, 0.03, 0.03, 0.1, 1.0),
-    "inverse_transform": Planned("inverse transform (ITS)", THRESHOLD, 0.03, 0.3, 0.1, NEVER),
+    "synthid": Planned("SynthID-Text, 30 layers", BINOMIAL, 0.03, 0.03, 0.1, 3.0),
+    "inverse_transform": Planned("inverse transform (ITS)", THRESHOLD, 0.03, 0.6, 0.1, NEVER),
     "unigram": Planned(
         "Unigram γ=.5 δ=2 (distorts)",
         "at most α: hypergeometric tail of distinct tokens",
         NEVER,
         NEVER,
         2.0,
-        3.0,
+        NEVER,
     ),
 }
 
