@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import statistics
 from typing import Any
 
 import torch
 from measuring import RESULTS, SEED, our_configs
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from modicum.core.benchmark import clock, preamble, step_times, table, write_section
-from modicum.core.device import resolve_device, torch_generator
+from modicum.core.benchmark import decoding_step, preamble, step_times, table, write_section
+from modicum.core.device import resolve_device
 from modicum.core.watermark.adapters.peers import kgw_processor, synthid_processor
 from modicum.ewatermark.integrations.transformers import EWatermarkLogitsProcessor
 
@@ -82,7 +81,6 @@ def measure(device: str, sizes: str, repeats: int) -> list[str]:
     return table(header, rows)
 
 
-@torch.no_grad()
 def share_of_a_step(device: str, shape: dict[str, Any], repeats: int, all_rows: Any) -> list[str]:
     """Return our processor's time as a share of a model's decoding step."""
     with torch.random.fork_rng(devices=[]):
@@ -93,17 +91,7 @@ def share_of_a_step(device: str, shape: dict[str, Any], repeats: int, all_rows: 
     config = our_configs(vocab_size, device)["uniform"]
     rows = []
     for count in all_rows:
-        ids_BL = torch.randint(
-            0, vocab_size, (count, CACHED_TOKENS + 1), generator=torch_generator(SEED)
-        ).to(device)
-        cache = model(ids_BL[:, :-1], use_cache=True).past_key_values
-        times = []
-        for _ in range(repeats + 1):
-            start = clock(device)
-            model(ids_BL[:, -1:], past_key_values=cache, use_cache=True)
-            times.append(clock(device) - start)
-            cache.crop(-1)
-        step = statistics.median(times[1:])
+        step = decoding_step(model, rows=count, cached=CACHED_TOKENS, repeats=repeats, seed=SEED)
         processors = {"ours": EWatermarkLogitsProcessor(config)}
         ours = step_times(
             processors,

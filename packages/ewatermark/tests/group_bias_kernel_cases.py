@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from modicum.core.prf import Blake2PRF, PhiloxPRF
+from modicum.core.prf import PhiloxPRF
 from modicum.ewatermark import EWatermarkConfig
 from modicum.ewatermark.kernels.group_bias import group_bias, reference
 from modicum.ewatermark.kernels.group_bias import triton as fused
@@ -35,25 +35,6 @@ def states(prf, rows):
 def log_probs(rows, width, dtype=torch.float32):
     generator = torch.Generator().manual_seed(width)
     return (3 * torch.randn(rows, width, generator=generator)).log_softmax(-1).to(dtype).to(DEVICE)
-
-
-@pytest.mark.parametrize("prf_class", [PhiloxPRF, Blake2PRF])
-@pytest.mark.parametrize("domain", ["part", "another"])
-def test_words_are_those_of_the_prf(prf_class, domain):
-    prf = prf_class.from_key(KEY, domain)
-    state_A4 = states(prf, 3)
-    # Longer than a tile and not a multiple of four.
-    assert torch.equal(fused.hashed_words(prf, state_A4, 2049), prf.words_range(state_A4, 2049))
-
-
-def test_words_of_extreme_keys_and_states():
-    full = 2**32 - 1
-    for first, second in ((full, 0), (0, full), (1, 2**31), (2**31, 1), (2**31 - 1, 2**31 + 1)):
-        prf = PhiloxPRF((first, second), (0, 0, 0, 0))
-        state_A4 = torch.tensor(
-            [[0, 0, 0, 0], [full] * 4, [2**31, 1, full, 2**31 - 1]], device=DEVICE
-        )
-        assert torch.equal(fused.hashed_words(prf, state_A4, 100), prf.words_range(state_A4, 100))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

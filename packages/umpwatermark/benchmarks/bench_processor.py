@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import statistics
 from typing import Any
 
 import torch
 from measuring import KEY, RESULTS, SEED
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from modicum.core.benchmark import clock, preamble, step_times, table, write_section
-from modicum.core.device import resolve_device, torch_generator
+from modicum.core.benchmark import decoding_step, preamble, step_times, table, write_section
+from modicum.core.device import resolve_device
 from modicum.core.watermark.adapters.peers import kgw_processor, synthid_processor
 from modicum.umpwatermark import UMPWatermarkConfig
 from modicum.umpwatermark.integrations.transformers import UMPWatermarkLogitsProcessor
@@ -85,7 +84,6 @@ def measure(device: str, sizes: str, repeats: int) -> list[str]:
     return table(header, rows)
 
 
-@torch.no_grad()
 def share_of_a_step(device: str, shape: dict[str, Any], repeats: int, all_rows: Any) -> list[str]:
     """Return our default's time as a share of a model's decoding step."""
     with torch.random.fork_rng(devices=[]):
@@ -95,17 +93,7 @@ def share_of_a_step(device: str, shape: dict[str, Any], repeats: int, all_rows: 
     vocab_size = shape["vocab_size"]
     rows = []
     for count in all_rows:
-        ids_BL = torch.randint(
-            0, vocab_size, (count, CACHED_TOKENS + 1), generator=torch_generator(SEED)
-        ).to(device)
-        cache = model(ids_BL[:, :-1], use_cache=True).past_key_values
-        times = []
-        for _ in range(repeats + 1):
-            start = clock(device)
-            model(ids_BL[:, -1:], past_key_values=cache, use_cache=True)
-            times.append(clock(device) - start)
-            cache.crop(-1)
-        step = statistics.median(times[1:])
+        step = decoding_step(model, rows=count, cached=CACHED_TOKENS, repeats=repeats, seed=SEED)
         processors = {"ours": our_processor(vocab_size)}
         ours = step_times(
             processors, rows=count, vocab_size=vocab_size, repeats=repeats, device=device

@@ -2,7 +2,15 @@
 
 import pytest
 
-from modicum.core.benchmark import medians, preamble, seconds, step_times, table, write_section
+from modicum.core.benchmark import (
+    decoding_step,
+    medians,
+    preamble,
+    seconds,
+    step_times,
+    table,
+    write_section,
+)
 
 
 def test_calls_take_turns_and_the_first_is_not_counted():
@@ -40,6 +48,30 @@ def test_processors_are_driven_as_generate_drives_them():
     assert [ids for ids, _, _ in seen] == [(2, 4), (2, 5), (2, 6), (2, 7)]
     assert all(scores == (2, 7) and mass == pytest.approx(2) for _, scores, mass in seen)
     assert found["p"] >= 0
+
+
+def test_a_decoding_step_is_timed_behind_the_same_cache_each_time():
+    torch = pytest.importorskip("torch")
+    from types import SimpleNamespace
+
+    lengths = []
+
+    class Cache(list):
+        def crop(self, by):
+            del self[by:]
+
+    class Model:
+        config = SimpleNamespace(vocab_size=11)
+        device = torch.device("cpu")
+
+        def __call__(self, ids, past_key_values=None, use_cache=True):
+            cache = Cache() if past_key_values is None else past_key_values
+            lengths.append((ids.shape[1], len(cache)))
+            cache.extend(range(ids.shape[1]))
+            return SimpleNamespace(past_key_values=cache)
+
+    assert decoding_step(Model(), rows=2, cached=5, repeats=3) >= 0
+    assert lengths == [(5, 0), (1, 5), (1, 5), (1, 5), (1, 5)]
 
 
 def test_a_section_is_replaced_and_the_rest_stays(tmp_path):

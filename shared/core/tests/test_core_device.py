@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from modicum.core.device import (
     describe_hardware,
     deterministic,
+    multiprocessors,
     numpy_generator,
+    one_thread,
     resolve_device,
     resolve_dtype,
     torch_generator,
@@ -206,3 +208,15 @@ def test_import_and_cpu_leave_torch_out_of_memory():
         "numpy_generator(1); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_thread_is_undone_also_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), one_thread():
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+def test_a_cpu_counts_as_one_multiprocessor():
+    assert multiprocessors(torch.device("cpu")) == 1

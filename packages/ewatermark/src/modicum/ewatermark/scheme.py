@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modicum.core.prf import make_prf
-from modicum.core.watermark.anchors import UniformAnchor
-from modicum.core.watermark.contexts import PAD, ContextTracker
+from modicum.core.watermark.anchors import UniformAnchor, next_log_probs
+from modicum.core.watermark.contexts import ContextTracker
 from modicum.ewatermark.config import EWatermarkConfig
 from modicum.ewatermark.coupling import group_bias, group_masses, namespace
 from modicum.ewatermark.evalues import Evidence
@@ -97,20 +97,7 @@ class EWatermarkScheme:
         """
         if self.uniform:
             return None
-        width = max((len(w) for w in windows), default=0)
-        ids_BL = np.full((len(windows), width), PAD, dtype=np.int64)
-        for row, window in enumerate(windows):
-            if len(window):
-                ids_BL[row, width - len(window) :] = window
-        lengths_B = np.array([len(w) for w in windows], dtype=np.int64)
-        if not isinstance(like, np.ndarray):
-            import torch
-
-            return self.anchor.log_probs(
-                torch.from_numpy(ids_BL).to(like.device),
-                torch.from_numpy(lengths_B).to(like.device),
-            ).to(like.device)
-        return self.anchor.log_probs(ids_BL, lengths_B)
+        return next_log_probs(self.anchor, windows, like)
 
     def window_of(self, tokens: Sequence[int]) -> Sequence[int]:
         """Cut response tokens to what the anchor reads."""

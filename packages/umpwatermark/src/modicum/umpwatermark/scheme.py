@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from modicum.core.watermark.contexts import PAD, ContextTracker
+from modicum.core.watermark.anchors import next_log_probs
+from modicum.core.watermark.contexts import ContextTracker
 from modicum.core.watermark.warpers import is_torch
 from modicum.umpwatermark.config import UMPWatermarkConfig
 from modicum.umpwatermark.distortion import distort
@@ -78,21 +79,7 @@ class UMPWatermarkScheme:
         surrogate = self.config.surrogate
         if surrogate is None:
             return None
-        windows = [tracker.tokens for tracker in trackers]
-        if surrogate.window is not None:
-            windows = [w[max(0, len(w) - surrogate.window) :] for w in windows]
-        width = max((len(w) for w in windows), default=0)
-        ids_BL = np.full((len(windows), width), PAD, dtype=np.int64)
-        for row, window in enumerate(windows):
-            if window:
-                ids_BL[row, width - len(window) :] = window
-        lengths_B = np.array([len(w) for w in windows], dtype=np.int64)
-        if not is_torch(like):
-            return surrogate.log_probs(ids_BL, lengths_B)
-        import torch
-
-        ids, lengths = (torch.from_numpy(x).to(like.device) for x in (ids_BL, lengths_B))
-        return surrogate.log_probs(ids, lengths).to(like.device)
+        return next_log_probs(surrogate, [tracker.tokens for tracker in trackers], like)
 
     def transform(self, logprobs_BV: Array, trackers: Sequence[ContextTracker]) -> Array:
         """Condition next-token log-probabilities on the key.

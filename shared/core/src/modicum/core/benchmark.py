@@ -112,6 +112,38 @@ def step_times(
     }
 
 
+def decoding_step(model: Any, *, rows: int, cached: int, repeats: int, seed: int = 0) -> float:
+    """Return the median seconds of one decoding step of a language model with a cache.
+
+    Parameters
+    ----------
+    model
+        A causal language model of transformers.
+    rows, cached
+        Sequences of the batch, and tokens in the cache of each.
+    repeats
+        Timed steps, after one that is not counted.
+    seed
+        Of the tokens.
+    """
+    import torch
+
+    from modicum.core.device import torch_generator
+
+    ids_BL = torch.randint(
+        0, model.config.vocab_size, (rows, cached + 1), generator=torch_generator(seed)
+    ).to(model.device)
+    times = []
+    with torch.no_grad():
+        cache = model(ids_BL[:, :-1], use_cache=True).past_key_values
+        for _ in range(repeats + 1):
+            start = clock(model.device.type)
+            model(ids_BL[:, -1:], past_key_values=cache, use_cache=True)
+            times.append(clock(model.device.type) - start)
+            cache.crop(-1)
+    return statistics.median(times[1:])
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table."""
     lines = [f"| {' | '.join(header)} |", "|" + " ---: |" * len(header)]

@@ -7,6 +7,7 @@ generator and moves no data.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = [
     "describe_hardware",
     "deterministic",
+    "multiprocessors",
     "numpy_generator",
+    "one_thread",
     "resolve_device",
     "resolve_dtype",
     "torch_generator",
@@ -264,6 +267,32 @@ def deterministic(*, warn_only: bool = False) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[2]
         if workspace is None:
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one CPU thread within a ``with`` block.
+
+    Small models lose more to waiting for threads than they gain from them.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Return how many multiprocessors a CUDA device has; 1 for any other device."""
+    import torch
+
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def describe_hardware() -> dict[str, Any]:

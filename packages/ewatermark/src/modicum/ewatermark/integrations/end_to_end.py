@@ -9,13 +9,12 @@ Legend: ``R`` responses, ``T`` tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modicum.core.device import one_thread
 from modicum.core.experiment import Claim, Experiment, Result, RunContext, Table, write_atomic
 from modicum.core.stats import clopper_pearson, median_interval, ratio_of_medians_interval
 from modicum.ewatermark.config import EWatermarkConfig
@@ -30,19 +29,6 @@ ALPHA = 0.01
 LENGTH = 200
 KEY = b"the key of the end-to-end demo"
 START_OF_HUMAN_SPLICE = 200
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one CPU thread: the small model's matrices lose more to waiting than they gain."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _World:
@@ -84,7 +70,7 @@ class _World:
 
         first = self.model.generation_config.bos_token_id or 0
         prompts = torch.full((num, 1), first, device=self.model.device)
-        with _one_thread():
+        with one_thread():
             ids = generate_ids(
                 self.model,
                 prompts,
@@ -111,7 +97,7 @@ class _World:
 def _times(
     detector: EWatermarkDetector, responses: NDArray[np.int64] | list[Any]
 ) -> NDArray[np.float64]:
-    with _one_thread():
+    with one_thread():
         out = detector(list(responses))
     return np.where(out.stopping_time > 0, out.stopping_time, np.inf).astype(float)
 

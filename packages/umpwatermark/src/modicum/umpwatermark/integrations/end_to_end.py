@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modicum.core.device import one_thread
 from modicum.core.experiment import Claim, Experiment, Result, RunContext, Table, write_atomic
 from modicum.core.stats import clopper_pearson, paired_difference
 from modicum.umpwatermark.config import UMPWatermarkConfig
@@ -53,19 +53,6 @@ KGW = "KGW of transformers (bias 2)"
 SYNTHID = "SynthID of transformers (30 keys)"
 MODEL_TESTS = (COMBINED, WITH_PROMPT, NO_PROMPT, SMALL_COMBINED, SMALL)
 PEERS = (KGW, SYNTHID)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one CPU thread: the small model's matrices lose more to waiting than they gain."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _World:
@@ -112,7 +99,7 @@ class _World:
 
         from modicum.core.watermark.adapters.loading import generate_ids
 
-        with _one_thread():
+        with one_thread():
             ids = generate_ids(
                 self.model,
                 torch.from_numpy(prompts).to(self.model.device),
@@ -133,7 +120,7 @@ class _World:
         start = prompts.shape[1] - 1
         for at in range(0, len(full), ROWS_AT_ONCE):
             ids = torch.from_numpy(full[at : at + ROWS_AT_ONCE, :-1]).to(model.device)
-            with _one_thread(), torch.inference_mode():
+            with one_thread(), torch.inference_mode():
                 logits = model(ids, use_cache=False).logits[:, start:, : self.vocab_size]
                 log_law = (logits.float() / temperature).log_softmax(-1).cpu().numpy()
             yield from log_law
@@ -262,7 +249,7 @@ def run_sample(ctx: RunContext) -> Result:
     rows: list[list[Any]] = []
     found = []
     for name, version in versions:
-        with _one_thread():
+        with one_thread():
             log_probs = score_token_logprobs(world.model, [world.first], version, vocab_size=V)
             outputs = [
                 key_alone(version),
@@ -494,7 +481,7 @@ def _edits(
     for rate in rates:
         for name, edit in (("substitute", substitute), ("delete", delete), ("insert", insert)):
             ours = [edit(ids, rate) for ids in texts["ours"][:edited]]
-            with _one_thread():
+            with one_thread():
                 log_probs = [
                     score_token_logprobs(
                         world.model, [world.first], ids, temperature=temperature, vocab_size=V
@@ -521,7 +508,7 @@ def false_alarms(world: _World, num_keys: int, rng: np.random.Generator) -> dict
 
     level = HUMAN_LEVEL
     pieces = [world.human[at : at + HUMAN_TOKENS] for at in range(0, 4000, HUMAN_TOKENS)]
-    with _one_thread():
+    with one_thread():
         log_probs = [
             score_token_logprobs(world.model, [world.first], ids, vocab_size=world.vocab_size)
             for ids in pieces

@@ -14,7 +14,7 @@ of them, ``E`` stored n-grams, ``C`` their distinct contexts.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -526,6 +526,39 @@ def _safetensors() -> Any:
             'n-gram anchors are stored as safetensors: pip install "modicum-core[torch]"'
         ) from error
     return safetensors
+
+
+def next_log_probs(anchor: Anchor, windows: Sequence[Sequence[int]], like: Array) -> Array:
+    """Ask an anchor for the next-token law after each of several token sequences.
+
+    Parameters
+    ----------
+    anchor
+        The anchor.
+    windows
+        Tokens before the next one; only the last ``anchor.window`` are read.
+    like
+        Array that decides library and device of the result.
+
+    Returns
+    -------
+    array[B, V]
+        Log-probabilities.
+    """
+    if anchor.window is not None:
+        windows = [w[max(0, len(w) - anchor.window) :] for w in windows]
+    width = max((len(w) for w in windows), default=0)
+    ids_BL = np.full((len(windows), width), PAD, dtype=np.int64)
+    for row, window in enumerate(windows):
+        if len(window):
+            ids_BL[row, width - len(window) :] = window
+    lengths_B = np.array([len(w) for w in windows], dtype=np.int64)
+    if not is_torch(like):
+        return anchor.log_probs(ids_BL, lengths_B)
+    import torch
+
+    ids, lengths = (torch.from_numpy(x).to(like.device) for x in (ids_BL, lengths_B))
+    return anchor.log_probs(ids, lengths).to(like.device)
 
 
 def anchor_windows(

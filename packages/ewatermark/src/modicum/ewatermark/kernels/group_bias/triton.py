@@ -12,57 +12,23 @@ masses are float32 sums (float64 across lanes), good to about 1e-7.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import triton
 import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 
+from modicum.core.device import multiprocessors
+from modicum.core.kernels.philox.triton import philox_words, round_key
 from modicum.core.prf import PhiloxPRF
 
 # Shape suffixes: B rows, A watermarked rows, W columns, V vocabulary, m groups, S parts of a row.
 # In kernels: L lanes of a tile, C counters (four lanes each), M groups padded to a power of two.
-
-_ROUNDS = tl.constexpr(10)
-_M0 = tl.constexpr(0xD2511F53)
-_M1 = tl.constexpr(0xCD9E8D57)
-_W0 = tl.constexpr(0x9E3779B9)
-_W1 = tl.constexpr(0xBB67AE85)
 
 _SUMS = 2048  # sums of one program: 64 for each thread of a warp
 _LEAST_BLOCK, _MOST_BLOCK = 32, 1024
 _BIAS_BLOCK = 1024
 _BIAS_WARPS = 4
 _PROGRAMS_PER_MULTIPROCESSOR = 16
-
-
-@triton.jit
-def _words(state_ptr, row, key0, key1, first_counter, COUNTERS: tl.constexpr):
-    """Return words ``4 * first_counter …`` of a state, uint32 of shape ``[4 * COUNTERS]``."""
-    # Keys come as signed 32-bit numbers; cutting the widened sum to 32 bits gives their bits back.
-    s0 = tl.load(state_ptr + row * 4 + 0).to(tl.uint32)
-    s1 = tl.load(state_ptr + row * 4 + 1).to(tl.uint32)
-    s2 = tl.load(state_ptr + row * 4 + 2).to(tl.uint32)
-    k0 = (tl.load(state_ptr + row * 4 + 3) ^ key0.to(tl.int64)).to(tl.uint32)
-    k1 = key1.to(tl.int64).to(tl.uint32)
-    c0 = (first_counter + tl.arange(0, COUNTERS)).to(tl.uint32)
-    zero_C = c0 ^ c0
-    c1 = zero_C ^ s0
-    c2 = zero_C ^ s1
-    c3 = zero_C ^ s2
-    for _ in tl.static_range(_ROUNDS):
-        high0 = tl.umulhi(c0, zero_C + _M0)
-        high1 = tl.umulhi(c2, zero_C + _M1)
-        low0 = tl.mul(c0, _M0, sanitize_overflow=False)
-        low1 = tl.mul(c2, _M1, sanitize_overflow=False)
-        c0 = high1 ^ c1 ^ k0
-        c1 = low1
-        c2 = high0 ^ c3 ^ k1
-        c3 = low0
-        k0 = tl.add(k0, _W0, sanitize_overflow=False)
-        k1 = tl.add(k1, _W1, sanitize_overflow=False)
-    return tl.interleave(tl.interleave(c0, c2), tl.interleave(c1, c3))
 
 
 @triton.jit(do_not_specialize=["key0", "key1"])
@@ -84,7 +50,7 @@ def _masses_kernel(
     for start in range(begin, end, BLOCK):
         columns_L = start + lanes_L
         there_L = columns_L < end
-        words_L = _words(state_ptr, index, key0, key1, start // 4, BLOCK // 4)
+        words_L = philox_words(state_ptr, index, key0, key1, start // 4, BLOCK // 4)
         group_L = (words_L % NUM_GROUPS).to(tl.int32)
         own_ML = group_L[None, :] == groups_M[:, None]
         target_L = tl.load(row_ptr + columns_L, mask=there_L, other=-float("inf"))
@@ -113,21 +79,12 @@ def _bias_kernel(
     start = tl.program_id(1) * BLOCK
     columns_L = start + tl.arange(0, BLOCK)
     inside_L = columns_L < vocabulary
-    words_L = _words(state_ptr, index, key0, key1, start // 4, BLOCK // 4)
+    words_L = philox_words(state_ptr, index, key0, key1, start // 4, BLOCK // 4)
     group_L = (words_L % NUM_GROUPS).to(tl.int32)
     bias_L = tl.load(bias_ptr + index * NUM_GROUPS + group_L)
     value_L = tl.load(logprobs_ptr + row * stride_b + columns_L, mask=inside_L, other=0.0)
     marked_L = tl.where(inside_L, value_L.to(tl.float32) + bias_L, -float("inf"))
     tl.store(out_ptr + row * stride_out + columns_L, marked_L, mask=columns_L < width)
-
-
-@triton.jit(do_not_specialize=["key0", "key1"])
-def _words_kernel(state_ptr, key0, key1, words_ptr, stride, BLOCK: tl.constexpr):
-    """Store the words of one tile; for the test that they are those of the PRF."""
-    row = tl.program_id(0).to(tl.int64)
-    start = tl.program_id(1) * BLOCK
-    words_L = _words(state_ptr, row, key0, key1, start // 4, BLOCK // 4)
-    tl.store(words_ptr + row * stride + start + tl.arange(0, BLOCK), words_L.to(tl.int64))
 
 
 INTERPRETED = isinstance(_masses_kernel, InterpretedFunction)
@@ -155,7 +112,7 @@ def hashed_masses(
     tiles = triton.cdiv(vocab_size, block)
     if parts is None:
         parts = triton.cdiv(
-            _PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(logprobs_BW.device), count
+            _PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(logprobs_BW.device), count
         )
     part_length = triton.cdiv(tiles, min(parts, tiles)) * block
     parts = triton.cdiv(vocab_size, part_length)
@@ -169,7 +126,7 @@ def hashed_masses(
     with torch.cuda.device_of(logprobs_BW):
         _masses_kernel[(count, parts)](
             logprobs_BW, logprobs_BW.stride(0), rows_A, anchor_AV, anchor_AV.stride(0),
-            state_A4.contiguous(), *_round_key(prf), vocab_size, part_length,
+            state_A4.contiguous(), *round_key(prf), vocab_size, part_length,
             masses_ASm, anchor_ASm,
             HAS_ANCHOR=has_anchor, NUM_GROUPS=num_groups, GROUPS=padded, BLOCK=block, num_warps=1,
         )  # fmt: skip
@@ -193,40 +150,12 @@ def add_hashed_bias(
     with torch.cuda.device_of(logprobs_BW):
         _bias_kernel[(len(rows_A), triton.cdiv(width, _BIAS_BLOCK))](
             logprobs_BW, logprobs_BW.stride(0), rows_A, bias_Am.float().contiguous(),
-            state_A4.contiguous(), *_round_key(prf), vocab_size, width,
+            state_A4.contiguous(), *round_key(prf), vocab_size, width,
             out_BW, out_BW.stride(0),
             NUM_GROUPS=num_groups, BLOCK=_BIAS_BLOCK, num_warps=_BIAS_WARPS,
         )  # fmt: skip
     return out_BW
 
 
-def hashed_words(prf: PhiloxPRF, state_A4: torch.Tensor, n: int) -> torch.Tensor:
-    """Return the first ``n`` words of each state as the kernels compute them, int64 ``[A, n]``."""
-    tiles = triton.cdiv(n, _BIAS_BLOCK)
-    words_AN = torch.empty(
-        (len(state_A4), tiles * _BIAS_BLOCK), dtype=torch.int64, device=state_A4.device
-    )
-    with torch.cuda.device_of(words_AN):
-        _words_kernel[(len(state_A4), tiles)](
-            state_A4.contiguous(), *_round_key(prf), words_AN, words_AN.stride(0),
-            BLOCK=_BIAS_BLOCK,
-        )  # fmt: skip
-    return words_AN[:, :n]
-
-
 def _dense_rows(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _round_key(prf: PhiloxPRF) -> tuple[int, int]:
-    """Return the expansion's key as signed 32-bit numbers, a type that no value changes."""
-    k0, k1 = prf.round_key
-    first, second = (w - (w >> 31 << 32) for w in (k0, k1 ^ prf.expand))
-    return first, second
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -13,23 +13,17 @@ the front door checked. Hashing is integer arithmetic and equals `modicum.core.p
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import triton
 import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 
+from modicum.core.device import multiprocessors
+from modicum.core.kernels.philox.triton import philox_words, round_key
 from modicum.core.prf import PhiloxPRF
 
 # Shape suffixes: B rows, A chosen rows, W columns, V vocabulary, S parts of a row. In
 # kernels: L lanes of a tile, C counters (four lanes each).
-
-_ROUNDS = tl.constexpr(10)
-_M0 = tl.constexpr(0xD2511F53)
-_M1 = tl.constexpr(0xCD9E8D57)
-_W0 = tl.constexpr(0x9E3779B9)
-_W1 = tl.constexpr(0xBB67AE85)
 
 # ln(-ln U) of the largest uniform, 1 - 2**-33, is -22.87; that of the engine's 24 bits is higher.
 _LEAST_LOG_CLOCK = tl.constexpr(-22.9)
@@ -40,34 +34,6 @@ _RELATIVE_MARGIN = tl.constexpr(1e-6)
 _BLOCK = 1024
 _WARPS = 4
 _PROGRAMS_PER_MULTIPROCESSOR = 8
-
-
-@triton.jit
-def _words(state_ptr, row, key0, key1, first_counter, COUNTERS: tl.constexpr):
-    """Return words ``4 * first_counter …`` of a state, uint32 of shape ``[4 * COUNTERS]``."""
-    # Keys come as signed 32-bit numbers; cutting the widened sum to 32 bits gives their bits back.
-    s0 = tl.load(state_ptr + row * 4 + 0).to(tl.uint32)
-    s1 = tl.load(state_ptr + row * 4 + 1).to(tl.uint32)
-    s2 = tl.load(state_ptr + row * 4 + 2).to(tl.uint32)
-    k0 = (tl.load(state_ptr + row * 4 + 3) ^ key0.to(tl.int64)).to(tl.uint32)
-    k1 = key1.to(tl.int64).to(tl.uint32)
-    c0 = (first_counter + tl.arange(0, COUNTERS)).to(tl.uint32)
-    zero_C = c0 ^ c0
-    c1 = zero_C ^ s0
-    c2 = zero_C ^ s1
-    c3 = zero_C ^ s2
-    for _ in tl.static_range(_ROUNDS):
-        high0 = tl.umulhi(c0, zero_C + _M0)
-        high1 = tl.umulhi(c2, zero_C + _M1)
-        low0 = tl.mul(c0, _M0, sanitize_overflow=False)
-        low1 = tl.mul(c2, _M1, sanitize_overflow=False)
-        c0 = high1 ^ c1 ^ k0
-        c1 = low1
-        c2 = high0 ^ c3 ^ k1
-        c3 = low0
-        k0 = tl.add(k0, _W0, sanitize_overflow=False)
-        k1 = tl.add(k1, _W1, sanitize_overflow=False)
-    return tl.interleave(tl.interleave(c0, c2), tl.interleave(c1, c3))
 
 
 @triton.jit
@@ -130,7 +96,7 @@ def _race_kernel(
         leader = best.to(tl.float32)
         slack = _MARGIN + _RELATIVE_MARGIN * tl.where(leader == infinity, 0.0, tl.abs(leader))
         if (highest > -infinity) & (_LEAST_LOG_CLOCK - highest <= leader + slack):
-            word_L = _words(state_ptr, index, key0, key1, start // 4, BLOCK // 4)
+            word_L = philox_words(state_ptr, index, key0, key1, start // 4, BLOCK // 4)
             rough = tl.min(_single_log_clock(word_L, BITS) - logit_L, 0)
             if rough <= leader + slack:
                 clock_L = _double_log_clock(word_L, BITS) - logit_L.to(tl.float64)
@@ -145,15 +111,6 @@ def _race_kernel(
     if WITH_TOTAL:
         tl.store(peak_ptr + slot, peak)
         tl.store(total_ptr + slot, total)
-
-
-@triton.jit(do_not_specialize=["key0", "key1"])
-def _words_kernel(state_ptr, key0, key1, words_ptr, stride, BLOCK: tl.constexpr):
-    """Store the words of one tile; for the test that they are those of the PRF."""
-    row = tl.program_id(0).to(tl.int64)
-    start = tl.program_id(1) * BLOCK
-    words_L = _words(state_ptr, row, key0, key1, start // 4, BLOCK // 4)
-    tl.store(words_ptr + row * stride + start + tl.arange(0, BLOCK), words_L.to(tl.int64))
 
 
 @triton.jit
@@ -189,7 +146,7 @@ def race(
     count, device = len(rows_A), logits_BW.device
     tiles = triton.cdiv(vocab_size, _BLOCK)
     if parts is None:
-        parts = triton.cdiv(_PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(device), max(1, count))
+        parts = triton.cdiv(_PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(device), max(1, count))
     part_length = triton.cdiv(tiles, min(parts, tiles)) * _BLOCK
     parts = triton.cdiv(vocab_size, part_length)
     clock_AS = torch.empty((count, parts), dtype=torch.float64, device=device)
@@ -199,26 +156,13 @@ def race(
     if count:
         with torch.cuda.device_of(logits_BW):
             _race_kernel[(count, parts)](
-                logits_BW, logits_BW.stride(0), rows_A, state_A4.contiguous(), *_round_key(prf),
+                logits_BW, logits_BW.stride(0), rows_A, state_A4.contiguous(), *round_key(prf),
                 vocab_size, part_length, clock_AS, winner_AS, peak_AS, total_AS,
                 WITH_TOTAL=with_total, BITS=bits, BLOCK=_BLOCK, num_warps=_WARPS,
             )  # fmt: skip
     best_A1 = clock_AS.argmin(-1, keepdim=True)
     log_total_A = (peak_AS.double() + total_AS.double().log()).logsumexp(-1)
     return clock_AS.gather(1, best_A1)[:, 0], winner_AS.gather(1, best_A1)[:, 0].long(), log_total_A
-
-
-def hashed_words(prf: PhiloxPRF, state_B4: torch.Tensor, n: int) -> torch.Tensor:
-    """Return the first ``n`` words of each state as the kernel computes them, int64 ``[B, n]``."""
-    tiles = triton.cdiv(n, _BLOCK)
-    words_BN = torch.empty(
-        (len(state_B4), tiles * _BLOCK), dtype=torch.int64, device=state_B4.device
-    )
-    with torch.cuda.device_of(words_BN):
-        _words_kernel[(len(state_B4), tiles)](
-            state_B4.contiguous(), *_round_key(prf), words_BN, words_BN.stride(0), BLOCK=_BLOCK
-        )
-    return words_BN[:, :n]
 
 
 def log_clocks(words_N: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -231,17 +175,3 @@ def log_clocks(words_N: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Te
             padded_N, single_N, double_N, BITS=bits, BLOCK=_BLOCK
         )
     return single_N[: len(words_N)], double_N[: len(words_N)]
-
-
-def _round_key(prf: PhiloxPRF) -> tuple[int, int]:
-    """Return the expansion's key as signed 32-bit numbers, a type that no value changes."""
-    k0, k1 = prf.round_key
-    first, second = (w - (w >> 31 << 32) for w in (k0, k1 ^ prf.expand))
-    return first, second
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count

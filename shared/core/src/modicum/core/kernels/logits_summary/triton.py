@@ -15,12 +15,12 @@ branch taken only by a tile whose maximum enters the top two of the row so far, 
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import triton
 import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
+
+from modicum.core.device import multiprocessors
 
 # Shape suffixes: ... leading dimensions, O outer and I inner rows (any leading shape folded to
 # two), N = O * I rows, V vocabulary, K suppressed ids, S parts of a row. In kernels: L lanes of a
@@ -337,14 +337,7 @@ def _part_length(
     """Return how many logits one program reads: a whole number of tiles."""
     tiles = triton.cdiv(vocabulary, block)
     if parts is None:
-        wanted = _PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(device)
+        wanted = _PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(device)
         parts = 1 if rows >= wanted else triton.cdiv(wanted, rows)
     parts = min(parts, tiles, _MOST_PARTS)
     return triton.cdiv(tiles, parts) * block
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
