@@ -12,7 +12,7 @@ import numpy as np
 from modicum.core.prf import PRF_VERSION, PRFS, key_id, master_key
 from modicum.core.watermark.anchors import Anchor, UniformAnchor
 from modicum.core.watermark.contexts import check_context_rule
-from modicum.core.watermark.record import WatermarkRecord
+from modicum.core.watermark.record import WatermarkRecord, record_parameters
 from modicum.ewatermark.evalues import SCORES, Score, make_score
 from modicum.ewatermark.partition import PARTITIONS
 
@@ -248,21 +248,9 @@ class EWatermarkConfig:
         ValueError
             If scheme, PRF version, key or anchor do not fit.
         """
-        if not isinstance(record, WatermarkRecord):
-            raise TypeError(
-                f"record must be a WatermarkRecord (see WatermarkRecord.load), got "
-                f"{type(record).__name__}"
-            )
-        if record.scheme != SCHEME:
-            raise ValueError(
-                f"this is a record of scheme {record.scheme!r}; read it with "
-                f"modicum-{record.scheme}"
-            )
         known = {f.name for f in fields(cls)} - {"key", "anchor"}
-        unknown = set(record.parameters) - known
-        if unknown:
-            raise ValueError(f"the record has unknown parameters {sorted(unknown)}")
-        config = cls(key=key, anchor=anchor, **record.parameters)
+        parameters = record_parameters(record, SCHEME, known)
+        config = cls(key=key, anchor=anchor, **parameters)
         expected = config.record(record.tokenizer_hash)
         allowed = ("anchor_fingerprint",) if allow_mismatch else ()
         record.check_compatible(expected, allow_mismatch=allowed)

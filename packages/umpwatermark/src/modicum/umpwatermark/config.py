@@ -12,7 +12,7 @@ import numpy as np
 from modicum.core.prf import PRF_VERSION, PRFS, key_id, master_key
 from modicum.core.watermark.anchors import Anchor
 from modicum.core.watermark.contexts import check_context_rule
-from modicum.core.watermark.record import WatermarkRecord
+from modicum.core.watermark.record import WatermarkRecord, record_parameters
 
 if TYPE_CHECKING:
     from modicum.umpwatermark.integrations.transformers import UMPWatermarkingConfig
@@ -35,8 +35,6 @@ KNOWN_PRFS: dict[str, int] = dict.fromkeys(PRFS, PRF_VERSION) | dict.fromkeys(
     ENGINE_KEY_BITS, ENGINE_PRF_VERSION
 )
 """Version of each PRF, for ``WatermarkRecord.load(path, known_prfs=KNOWN_PRFS)``."""
-
-_READERS = {"ewatermark": "modicum-ewatermark (modicum.ewatermark.EWatermarkConfig.from_record)"}
 
 
 def _integer(name: str, value: Any) -> int:
@@ -294,22 +292,9 @@ class UMPWatermarkConfig:
         ValueError
             If scheme, PRF version, key or surrogate do not fit.
         """
-        if not isinstance(record, WatermarkRecord):
-            raise TypeError(
-                f"record must be a WatermarkRecord (see WatermarkRecord.load), got "
-                f"{type(record).__name__}"
-            )
-        if record.scheme != SCHEME:
-            reader = _READERS.get(record.scheme, "the package that wrote it")
-            raise ValueError(
-                f"the record is of scheme {record.scheme!r}, expected {SCHEME!r}; it is read by "
-                f"{reader}"
-            )
         known = {f.name for f in fields(cls)} - {"key", "surrogate"}
-        unknown = set(record.parameters) - known
-        if unknown:
-            raise ValueError(f"the record has unknown parameters {sorted(unknown)}")
-        config = cls(key=key, surrogate=surrogate, **record.parameters)
+        parameters = record_parameters(record, SCHEME, known)
+        config = cls(key=key, surrogate=surrogate, **parameters)
         expected = config.record(record.tokenizer_hash)
         allowed = ("anchor_fingerprint",) if allow_mismatch else ()
         record.check_compatible(expected, allow_mismatch=allowed)

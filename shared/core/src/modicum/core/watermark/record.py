@@ -76,6 +76,12 @@ def _write_atomically(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
+def _other_scheme(found: str, wanted: str) -> str:
+    return (
+        f"this is a record of scheme {found!r}, expected {wanted!r}; read it with modicum-{found}"
+    )
+
+
 @dataclass(frozen=True)
 class WatermarkRecord:
     """The public description of a watermark.
@@ -189,10 +195,7 @@ class WatermarkRecord:
             )
         # Before the PRF, which the package of the other scheme may well know.
         if scheme is not None and data["scheme"] != scheme:
-            raise ValueError(
-                f"this is a record of scheme {data['scheme']!r}, expected {scheme!r}; read it with "
-                f"modicum-{data['scheme']}"
-            )
+            raise ValueError(_other_scheme(data["scheme"], scheme))
         known = dict.fromkeys(PRFS, PRF_VERSION) if known_prfs is None else known_prfs
         if data["prf"] not in known:
             raise ValueError(
@@ -285,6 +288,41 @@ class WatermarkRecord:
                 for name, (mine, theirs) in wrong.items()
             )
             raise ValueError(f"the watermark record does not match: {listed}")
+
+
+def record_parameters(
+    record: WatermarkRecord, scheme: str, known: Collection[str]
+) -> dict[str, Any]:
+    """Return the parameters of a record that a scheme can read.
+
+    Parameters
+    ----------
+    record
+        The record.
+    scheme
+        The caller's scheme.
+    known
+        Names of the parameters it knows.
+
+    Raises
+    ------
+    TypeError
+        If ``record`` is no record.
+    ValueError
+        If it is of another scheme (with the name of the package that reads it), or has a parameter
+        that is not known.
+    """
+    if not isinstance(record, WatermarkRecord):
+        raise TypeError(
+            f"record must be a WatermarkRecord (see WatermarkRecord.load), got "
+            f"{type(record).__name__}"
+        )
+    if record.scheme != scheme:
+        raise ValueError(_other_scheme(record.scheme, scheme))
+    unknown = set(record.parameters) - set(known)
+    if unknown:
+        raise ValueError(f"the record has unknown parameters {sorted(unknown)}")
+    return dict(record.parameters)
 
 
 def _check_key(key: bytes) -> bytes:
