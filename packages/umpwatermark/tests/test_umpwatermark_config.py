@@ -122,7 +122,7 @@ def test_an_engines_prf_is_refused_where_it_is_not_known(tmp_path):
 
 def test_a_record_of_another_scheme_is_refused_with_its_reader():
     other = WatermarkRecord.for_key("ewatermark", KEY)
-    with pytest.raises(ValueError, match="'ewatermark'.*read it with modicum-ewatermark"):
+    with pytest.raises(ValueError, match=r"'ewatermark'.*read it with modicum-ewatermark"):
         UMPWatermarkConfig.from_record(other, KEY)
     unknown = WatermarkRecord.for_key("kgw", KEY)
     with pytest.raises(ValueError, match=r"'kgw', expected 'umpwatermark'"):
