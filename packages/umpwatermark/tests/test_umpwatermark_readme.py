@@ -16,7 +16,10 @@ PLAIN = [block for block in PYTHON if "vllm import" not in block]
 
 
 def test_examples_run_in_order_and_say_what_they_should(tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
+    # The example samples its first tokens from the global generator; here always the same ones.
+    torch.manual_seed(0)
     assert len(PLAIN) == 4 and len(ENGINE) == 1
     namespace: dict = {}
     printed = []
