@@ -57,6 +57,16 @@ OPTIONAL = {
 DOORS = {
     ("modicum.ewatermark.config", "modicum.ewatermark.integrations.transformers"),
     ("modicum.umpwatermark.config", "modicum.umpwatermark.integrations.transformers"),
+    # One place names all backends and one all adapters; each loads its engine when it is asked for.
+    ("modicum.testtime.backends", "modicum.testtime.integrations.openai"),
+    ("modicum.testtime.backends", "modicum.testtime.integrations.transformers"),
+    ("modicum.testtime.backends", "modicum.testtime.integrations.vllm"),
+    ("modicum.testtime.adapters", "modicum.testtime.integrations.dspy"),
+    ("modicum.testtime.adapters", "modicum.testtime.integrations.its_hub"),
+    ("modicum.testtime.adapters", "modicum.testtime.integrations.lm_eval"),
+    ("modicum.testtime.adapters", "modicum.testtime.integrations.search_and_learn"),
+    ("modicum.testtime.extract", "modicum.testtime.integrations.math_verify"),
+    ("modicum.testtime.verifiers", "modicum.testtime.integrations.reward_model"),
 }
 IMPORT_NAME_OF = {"pillow": "PIL", "scikit-learn": "sklearn"}
 

@@ -1,0 +1,32 @@
+"""The commands of ``modicum testtime …`` (also installed as ``modicum-testtime``)."""
+
+from typing import Any
+
+import typer
+
+from modicum.core.cli import method_main
+
+app = typer.Typer(
+    help="How many samples, when to stop, how to pick: with guarantees.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def testtime() -> None:
+    """Sample, vote, verify and self-correct with known sample complexity."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EXPERIMENTS":
+        from modicum.testtime.experiments import EXPERIMENTS
+
+        return EXPERIMENTS
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def main() -> None:
+    """Run the command line."""
+    method_main(app, "modicum-testtime")

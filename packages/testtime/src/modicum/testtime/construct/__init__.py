@@ -1,0 +1,1 @@
+"""Transformers that run online learning over the experts glued into them."""

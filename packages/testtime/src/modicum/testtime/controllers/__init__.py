@@ -1,0 +1,1 @@
+"""Which expert answers next: one controller per file, one interface (`base.Controller`)."""

@@ -1,0 +1,1 @@
+"""Where engines and other libraries are met; the only place that imports them."""

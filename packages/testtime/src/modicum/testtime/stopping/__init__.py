@@ -1,0 +1,1 @@
+"""When to stop drawing samples: one rule per file, one interface (`base.StoppingRule`)."""
