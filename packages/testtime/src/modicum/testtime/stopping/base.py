@@ -11,14 +11,27 @@ from __future__ import annotations
 import abc
 import copy
 import math
+import sys
 from collections.abc import Hashable
-from typing import ClassVar, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from modicum.testtime.samples import Guarantee
 
-__all__ = ["GO_ON", "Decision", "StoppingRule", "VoteCounter"]
+__all__ = [
+    "GO_ON",
+    "NEVER",
+    "Decision",
+    "StoppingRule",
+    "VoteCounter",
+    "check_count",
+    "check_delta",
+    "refuse_weight",
+]
+
+NEVER = sys.maxsize
+"""What `StoppingRule.min_to_stop` returns when no further samples can stop the rule."""
 
 
 class Decision(NamedTuple):
@@ -53,54 +66,107 @@ GO_ON = Decision(False)
 class VoteCounter:
     """Votes per answer with the leader and the runner-up at hand, O(1) per vote.
 
-    Ties go to the answer that was seen first, for the leader as for the runner-up.
+    Ties go to the answer that was seen first, for the leader as for the runner-up. Weights are any
+    nonnegative numbers; sums are taken in the order of the votes.
+
+    Attributes
+    ----------
+    counts
+        Votes of each answer, in the order in which the answers were first seen.
+    order
+        How many other answers were seen before an answer's first vote.
+    total, null
+        Samples, and those among them that did not vote.
     """
 
-    __slots__ = ("counts", "null", "order", "total")
+    __slots__ = ("_leader", "_runner_up", "counts", "null", "order", "total")
 
     def __init__(self) -> None:
         self.counts: dict[Hashable, float] = {}
         self.order: dict[Hashable, int] = {}
         self.total = 0
         self.null = 0
+        self._leader: Hashable | None = None
+        self._runner_up: Hashable | None = None
 
-    def add(self, key: Hashable | None, weight: float = 1.0) -> None:
-        """Count a sample; a None key is a sample without a vote."""
-        self.total += 1
-        if key is None:
+    def add(self, key: Hashable | None, weight: float = 1.0) -> bool:
+        """Count a sample and say whether it voted.
+
+        Parameters
+        ----------
+        key
+            Answer; None, and a number that is NaN, is a sample without a vote.
+        weight
+            Weight of the vote.
+
+        Raises
+        ------
+        ValueError
+            If the weight is negative, infinite or NaN.
+        """
+        if key is None or key != key:
+            self.total += 1
             self.null += 1
+            return False
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"the weight of a vote must be finite and >= 0, not {weight!r}")
+        counts, order = self.counts, self.order
+        votes = counts.get(key, 0) + weight
+        counts[key] = votes
+        place = order.setdefault(key, len(order))
+        self.total += 1
+        self._rank(key, votes, place)
+        return True
+
+    def _rank(self, key: Hashable, votes: float, place: int) -> None:
+        """Put an answer whose votes have just grown in its place among the first two."""
+        # Only one answer's votes grew, so whoever is overtaken falls back by exactly one place.
+        leader = self._leader
+        if leader is None:
+            self._leader = key
             return
-        if key not in self.order:
-            self.order[key] = len(self.order)
-        self.counts[key] = self.counts.get(key, 0) + weight
+        if place == self.order[leader]:
+            return
+        if self._beats(votes, place, leader):
+            self._leader, self._runner_up = key, leader
+        elif self._runner_up is None or self._beats(votes, place, self._runner_up):
+            self._runner_up = key
+
+    def _beats(self, votes: float, place: int, other: Hashable) -> bool:
+        rival = self.counts[other]
+        return votes > rival or (votes == rival and place < self.order[other])
 
     def top_two(self) -> tuple[Hashable | None, float, Hashable | None, float]:
         """Return leader, its votes, runner-up, its votes; (None, 0) where there is none."""
-        first: Hashable | None = None
-        second: Hashable | None = None
-        votes_first = votes_second = 0.0
-        for key, votes in self.counts.items():
-            if first is None or votes > votes_first:
-                first, second, votes_first, votes_second = key, first, votes, votes_first
-            elif second is None or votes > votes_second:
-                second, votes_second = key, votes
-        return first, votes_first, second, votes_second
+        leader, runner_up = self._leader, self._runner_up
+        return (
+            leader,
+            self.counts[leader] if leader is not None else 0,
+            runner_up,
+            self.counts[runner_up] if runner_up is not None else 0,
+        )
 
 
 class StoppingRule(abc.ABC):
     """When to stop drawing samples of one prompt.
 
-    Class attributes
-    ----------------
+    Attributes
+    ----------
     guarantee
         Kind of the rule's promise.
+    delta
+        Error probability that an "anytime" rule promises not to exceed; None for the others.
     needs_exchangeable
         True if the promise presumes independent draws from one law in the order of submission; an
         engine that cannot give that refuses the rule.
+    takes_weights
+        False if the rule counts votes and refuses any weight but 1.
     """
 
     guarantee: Guarantee = "heuristic"
-    needs_exchangeable: ClassVar[bool] = False
+    delta: float | None = None
+    needs_exchangeable: bool = False
+    takes_weights: bool = True
 
     @abc.abstractmethod
     def reset(self) -> None:
@@ -131,7 +197,9 @@ class StoppingRule(abc.ABC):
     def min_to_stop(self) -> int:
         """Return the least number of further samples after which this rule could stop, at least 1.
 
-        Engines that work in waves draw so many at once without wasting any.
+        Engines that work in waves draw so many at once without wasting any. `NEVER` says that no
+        further samples can stop the rule. Exact for votes of weight 1 unless a rule says otherwise,
+        and never too large.
         """
         return 1
 
@@ -146,3 +214,48 @@ class StoppingRule(abc.ABC):
             If the rule is not a function of the two largest counts.
         """
         raise TypeError(f"{type(self).__name__} has no boundary in the two largest counts")
+
+
+def check_count(name: str, value: int, at_least: int = 1) -> int:
+    """Return a whole number that is large enough.
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer.
+    ValueError
+        If it is smaller than `at_least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, not {value!r}")
+    return int(value)
+
+
+def check_delta(name: str, value: float) -> float:
+    """Return a probability that is neither 0 nor 1.
+
+    Raises
+    ------
+    ValueError
+        If it lies outside (0, 1).
+    """
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, not {value!r}")
+    return float(value)
+
+
+def refuse_weight(rule: StoppingRule, weight: float) -> None:
+    """Refuse a weighted vote.
+
+    Raises
+    ------
+    ValueError
+        If the weight is not 1.
+    """
+    if weight != 1:
+        raise ValueError(
+            f"{type(rule).__name__} certifies counts of votes, so every vote must weigh 1, not "
+            f"{weight!r}; with weights use Curtailed or a heuristic rule"
+        )
