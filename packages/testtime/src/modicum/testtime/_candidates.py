@@ -1,0 +1,94 @@
+"""What is kept of the samples of one answer, and who wins among answers.
+
+A `Candidates` takes samples in the order of delivery and holds, per key, its votes, how often it
+was seen, its first sample and the sample that stands for it. Memory grows with the number of
+distinct answers, not of samples. Knows no rule, no engine and no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+
+from modicum.testtime.samples import Sample
+
+__all__ = ["Candidate", "Candidates"]
+
+
+@dataclass(slots=True)
+class Candidate:
+    """An answer.
+
+    Attributes
+    ----------
+    key
+        The answer.
+    votes
+        Sum of the weights of its samples.
+    count
+        Its samples.
+    first
+        Smallest sample index among them.
+    best
+        The sample that stands for it: highest reward, then earliest.
+    """
+
+    key: Hashable
+    votes: float
+    count: int
+    first: int
+    best: Sample
+
+
+class Candidates(dict[Hashable, Candidate]):
+    """Answers by key, in the order in which they were delivered."""
+
+    def add(self, sample: Sample, weight: float = 1.0) -> None:
+        """Count a sample; one without an answer does not count."""
+        key = sample.key
+        if key is None:
+            return
+        known = self.get(key)
+        if known is None:
+            self[key] = Candidate(key, weight, 1, sample.sample_index, sample)
+            return
+        known.votes += weight
+        known.count += 1
+        known.first = min(known.first, sample.sample_index)
+        if _stands_before(sample, known.best):
+            known.best = sample
+
+    def votes(self) -> dict[Hashable, float]:
+        """Return the votes of each answer."""
+        return {key: candidate.votes for key, candidate in self.items()}
+
+    def top(self) -> list[Candidate]:
+        """Return the answers with the most votes, the earliest first."""
+        most = max((candidate.votes for candidate in self.values()), default=0.0)
+        tied = [candidate for candidate in self.values() if candidate.votes == most]
+        return sorted(tied, key=lambda candidate: candidate.first)
+
+
+def best_candidate(
+    candidates: Iterable[Candidate], score: Callable[[Candidate], float]
+) -> Candidate | None:
+    """Return the candidate of the highest score; ties to the more frequent, then the earliest."""
+    return max(
+        candidates,
+        key=lambda candidate: (score(candidate), candidate.count, -candidate.first),
+        default=None,
+    )
+
+
+def reward_of(candidate: Candidate) -> float:
+    """Return the highest reward of an answer's samples, minus infinity if none has one."""
+    reward = candidate.best.reward
+    return float("-inf") if reward is None else reward
+
+
+def _stands_before(one: Sample, other: Sample) -> bool:
+    reward_one = float("-inf") if one.reward is None else one.reward
+    reward_other = float("-inf") if other.reward is None else other.reward
+    if reward_one != reward_other:
+        return reward_one > reward_other
+    return one.sample_index < other.sample_index
