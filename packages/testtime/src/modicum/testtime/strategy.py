@@ -349,6 +349,12 @@ class Strategy(abc.ABC):
         """Return, JSON-ready, what decisions depend on; it becomes part of the log's header."""
         return {"strategy": type(self).__name__, "verifier": describe(self.verifier)}
 
+    def _not_reached(self, prompt_id: str) -> Result:
+        """Return the result of a prompt that the budget did not reach."""
+        return Result(
+            prompt_id, None, "", False, math.nan, "heuristic", "budget", {}, [], Usage(), True
+        )
+
     def _ended(self, settings: RunSettings) -> None:  # noqa: B027 there need not be any
         """Take note that a run ended well; for warnings about the whole of it."""
 
@@ -403,7 +409,7 @@ class Strategy(abc.ABC):
         named = _distinct(named_prompts(prompts))
         with (
             self._opened(params, seed, budget, log, scheduler) as settings,
-            _Gatherer(named, progress=progress, strict=strict) as gathered,
+            _Gatherer(self, named, progress=progress, strict=strict) as gathered,
         ):
             engine = self._engine(settings)
             with closing(engine.run(self._tasks(named.items(), settings))) as events:
@@ -428,7 +434,7 @@ class Strategy(abc.ABC):
         named = _distinct(named_prompts(prompts))
         with (
             self._opened(params, seed, budget, log, scheduler) as settings,
-            _Gatherer(named, progress=progress, strict=strict) as gathered,
+            _Gatherer(self, named, progress=progress, strict=strict) as gathered,
         ):
             engine = self._engine(settings)
             async with aclosing(engine.arun(self._tasks(named.items(), settings))) as events:
@@ -523,7 +529,10 @@ def _distinct(prompts: Iterable[tuple[str, Prompt]]) -> dict[str, Prompt]:
 class _Gatherer:
     """Takes the events of a run and makes `Results` of them."""
 
-    def __init__(self, named: Mapping[str, Prompt], *, progress: bool, strict: bool) -> None:
+    def __init__(
+        self, strategy: Strategy, named: Mapping[str, Prompt], *, progress: bool, strict: bool
+    ) -> None:
+        self.strategy = strategy
         self.named = named
         self.strict = strict
         self.done: dict[str, Result] = {}
@@ -558,16 +567,13 @@ class _Gatherer:
 
     def results(self, engine: Engine) -> Results:
         return Results(
-            (self.done.get(prompt_id) or _not_reached(prompt_id) for prompt_id in self.named),
+            (
+                self.done.get(prompt_id) or self.strategy._not_reached(prompt_id)
+                for prompt_id in self.named
+            ),
             usage=engine.usage,
             truncated=engine.truncated,
         )
-
-
-def _not_reached(prompt_id: str) -> Result:
-    return Result(
-        prompt_id, None, "", False, math.nan, "heuristic", "budget", {}, [], Usage(), truncated=True
-    )
 
 
 # Tasks that draw independent samples -------------------------------------------------------------
