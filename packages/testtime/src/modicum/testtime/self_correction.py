@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from modicum.testtime._candidates import Candidates
 from modicum.testtime.bounds import regret_bound
 from modicum.testtime.controllers import EXP3, UCB1, Controller, RoundRobin, Uniform
 from modicum.testtime.engine import Backend
@@ -157,9 +156,10 @@ class SelfCorrection(Strategy):
     verifier
         ``verifier(prompt, [text, …]) -> [reward, …]``; gets the prompt as the user gave it.
     controller
-        Who is next. Default: `RoundRobin` for binary verifiers, `UCB1` for those that say
-        ``binary = False``. One with ``reset="session"`` takes the prompts of a run one after
-        another and keeps what it learned from each for the next; a run is a session.
+        Who is next. Default: `UCB1` for verifiers that say ``binary = False`` and, where they say
+        nothing, for a `threshold` below the largest reward; `RoundRobin` for binary ones. One with
+        ``reset="session"`` takes the prompts of a run one after another and keeps what it learned
+        from each for the next; a run is a session.
     rounds
         Most rounds per prompt, T.
     view
@@ -172,8 +172,8 @@ class SelfCorrection(Strategy):
     return_
         "best": the answer of the highest reward, the earliest on ties; "last": that of the last
         round (with full information an accepted answer of that round, else the one of the expert
-        named). An attempt cut off at ``max_tokens`` comes after every complete one and is never
-        accepted.
+        named). An attempt without an answer (nothing to extract, or cut off at ``max_tokens``)
+        comes after all that have one and is never accepted.
     reward_range
         Least and largest possible reward, which controllers see as 0 and 1; a reward outside is an
         error. An attempt without a reward counts as 0.
@@ -244,7 +244,9 @@ class SelfCorrection(Strategy):
         _check_feedback(verifier, feedback)
         self.reward_range = _checked_range(reward_range)
         self.threshold = _checked_threshold(threshold, self.reward_range)
-        self.controller = controller if controller is not None else _default_controller(verifier)
+        self.controller = (
+            controller if controller is not None else self._default_controller(verifier)
+        )
         self.rounds = rounds
         self.view = view
         self.stop_on_accept = stop_on_accept
@@ -289,8 +291,10 @@ class SelfCorrection(Strategy):
         return (reward - low) / (high - low)
 
     def accepts(self, sample: Sample) -> bool:
-        """Say whether an answer is complete and its reward reaches the threshold."""
-        return _complete(sample) and sample.reward is not None and sample.reward >= self.threshold
+        """Say whether a sample has an answer and its reward reaches the threshold."""
+        return (
+            sample.key is not None and sample.reward is not None and sample.reward >= self.threshold
+        )
 
     def regret_bound(self, gaps: npt.ArrayLike | None = None) -> float:
         """Bound the expected reward that the controller loses to the best expert, in reward units.
@@ -314,6 +318,12 @@ class SelfCorrection(Strategy):
                 raise
             return math.nan
         return (high - low) * bound
+
+    def _default_controller(self, verifier: Any) -> Controller:
+        binary = getattr(verifier, "binary", None)
+        if binary is None:
+            binary = self.threshold == self.reward_range[1]
+        return RoundRobin() if binary else UCB1()
 
     def _refuse_dependent(self, stop: StoppingRule) -> None:
         """Refuse a rule that needs independent samples of one law where there are none."""
@@ -431,14 +441,6 @@ def _checked_threshold(threshold: float | None, reward_range: tuple[float, float
     return float(threshold)
 
 
-def _default_controller(verifier: Any) -> Controller:
-    return RoundRobin() if getattr(verifier, "binary", True) else UCB1()
-
-
-def _complete(sample: Sample) -> bool:
-    return sample.finish_reason not in ("length", "error")
-
-
 class _CorrectionTask(SamplingTask):
     """One prompt of self-correction."""
 
@@ -470,7 +472,6 @@ class _CorrectionTask(SamplingTask):
         self.said: dict[int, str] = {}
         self.attempts: list[Attempt] = []
         self.history: list[Round] = []
-        self.candidates = Candidates()
         self.best: Sample | None = None
         self.last_counted: Sample | None = None
         self.chosen: Sample | None = None
@@ -531,7 +532,9 @@ class _CorrectionTask(SamplingTask):
         if self.best is None or _rank(sample) > _rank(self.best):
             self.best = sample
         if self.rule is not None:
-            self.last = self.rule.update(sample.key, sample.reward)
+            # The reward of what is no answer says nothing of the answers.
+            reward = None if sample.key is None else sample.reward
+            self.last = self.rule.update(sample.key, reward)
         if len(self.answers) == self.per_round:
             self._end_round()
             if self.strategy.stop_on_accept and self.history[-1].accepted:
@@ -648,6 +651,6 @@ class _CorrectionTask(SamplingTask):
 
 
 def _rank(sample: Sample) -> tuple[bool, float, int]:
-    """Order answers: complete ones, then the highest reward, then the earliest."""
+    """Order attempts: those with an answer, then the highest reward, then the earliest."""
     reward = -math.inf if sample.reward is None else sample.reward
-    return _complete(sample), reward, -sample.sample_index
+    return sample.key is not None, reward, -sample.sample_index

@@ -63,8 +63,9 @@ Pair = tuple[Prompt, str]
 class Verifier(Protocol):
     """Whatever gives rewards to responses.
 
-    An optional ``score_many(pairs)`` takes pairs of many prompts in one call, and an optional
-    attribute ``returns_text`` says that (reward, text) pairs are returned in place of rewards.
+    An optional ``score_many(pairs)`` takes pairs of many prompts in one call. Optional attributes:
+    ``returns_text`` says that (reward, text) pairs are returned in place of rewards, ``binary``
+    that rewards are 0 and 1 only (True) or any number (False).
     """
 
     def __call__(self, prompt: Prompt, responses: list[str]) -> Sequence[float]:
@@ -176,6 +177,8 @@ class PairVerifier(abc.ABC):
     """A verifier that scores (prompt, response) pairs."""
 
     returns_text = False
+    binary: bool | None = None
+    """Whether rewards are 0 and 1 only; None where that is not known."""
 
     @abc.abstractmethod
     def score_many(self, pairs: Sequence[Pair]) -> list[Any]:
@@ -253,6 +256,8 @@ class ExactAnswer(PairVerifier):
         If there are no references, a reference is no answer, or there is none for a prompt.
     """
 
+    binary = True
+
     def __init__(
         self,
         extract: Callable[[str], Any] | None,
@@ -317,6 +322,8 @@ class Thresholded(PairVerifier):
         Least reward that is accepted.
     """
 
+    binary = True
+
     def __init__(self, base: Verifier, threshold: float) -> None:
         if not math.isfinite(threshold):
             raise ValueError(f"threshold must be finite, not {threshold!r}")
@@ -351,6 +358,8 @@ class Rescaled(PairVerifier):
     ValueError
         If the range is empty; when it is called, if a reward is outside of it.
     """
+
+    binary = False
 
     def __init__(self, base: Verifier, reward_range: tuple[float, float]) -> None:
         low, high = reward_range
@@ -402,6 +411,8 @@ class Noisy(PairVerifier):
     ValueError
         If a rate is not in [0, 1].
     """
+
+    binary = True
 
     def __init__(
         self, base: Verifier, s: float, f: float, seed: int = 0, *, independent: bool = False
@@ -465,6 +476,8 @@ class PRM(PairVerifier):
         For another aggregate or an empty separator; when it is called, if ``step_fn`` returns
         another number of scores or one that is not finite.
     """
+
+    binary = False
 
     def __init__(
         self,
@@ -573,6 +586,8 @@ class LLMJudge(PairVerifier):
     RuntimeError
         When it is called, if a request fails.
     """
+
+    binary = True
 
     def __init__(
         self,

@@ -80,6 +80,8 @@ class RewardModel(PairVerifier):
     at the last token of the response.
     """
 
+    binary = False
+
     def __init__(
         self,
         model: Any,
