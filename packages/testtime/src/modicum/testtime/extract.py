@@ -280,7 +280,7 @@ def _choice_patterns(letters: str) -> list[re.Pattern[str]]:
     patterns = (
         rf"\\(?:boxed|fbox)\s*\{{{_WRAP}(?P<letter>[{any_case}])(?=\s*[)}}\].:,])",
         rf"{answer}{_WRAP}(?:{option})?{_WRAP}(?P<letter>{final}|(?:{alone}){_END})",
-        rf"{option}{_WRAP}(?P<letter>(?:{alone}){_END})",
+        rf"{option}{_WRAP}(?P<letter>[{as_given}]{_END})",
         rf"\((?P<letter>[{as_given}])\)",
         rf"\((?P<letter>[{any_case}])\)",
         rf"(?m:^[\s*#>`\"'$-]*(?P<letter>[{any_case}])[\s*`\"'$.):]*$)",
@@ -374,7 +374,9 @@ def regex(
 
 
 _STEP = re.compile(r"(?:^|\.)([^.\[\]]+)|\[(-?[0-9]+)\]")
-_JSON_START = re.compile(r"[{\[]")
+# What may follow an opening bracket in JSON; sets and LaTeX are full of others.
+_JSON_START = re.compile(r"""\{(?=\s*["}])|\[(?=\s*[]\[{"\-0-9tfnNI])""")
+_NESTED = re.compile(r"(?:\[\s*)*")
 
 
 @dataclass(frozen=True)
@@ -414,8 +416,12 @@ def _json_documents(text: str) -> Iterator[Any]:
     while match := _JSON_START.search(text, position):
         try:
             document, position = decoder.raw_decode(text, match.start())
-        except (ValueError, RecursionError):
+        except ValueError:
             position = match.end()
+        except RecursionError:
+            # None of the arrays that open here can be read; one attempt each would take too long.
+            nested = _NESTED.match(text, match.end())
+            position = match.end() if nested is None else nested.end()
         else:
             yield document
 
