@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from modicum.testtime.plurality import plurality_success
+from modicum.testtime.plurality import Tie, plurality_success
 
 __all__ = [
     "DiscreteVerifier",
@@ -303,7 +303,7 @@ def verified_majority_success(
     verifier: VerifierModel,
     target: int = 0,
     *,
-    tie: str = "random",
+    tie: Tie = "random",
     null: float = 0.0,
     tail: float = 0.0,
     fallback: Literal["abstain", "majority"] = "abstain",
