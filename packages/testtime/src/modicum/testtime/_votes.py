@@ -11,7 +11,7 @@ Takes tables of probabilities and gives probabilities; checks nothing.
 
 Legend: ``I`` entries of a table, ``M`` points of the circle, ``H`` those of them that a real
 function needs (``M // 2 + 1``), ``B`` vote counts of the target worked on together, ``U`` nodes of
-the integral that shares ties, ``N`` sums asked for.
+the integral that shares ties, ``N`` sums asked for, ``J`` rivals.
 """
 
 import math
@@ -128,7 +128,9 @@ def period_for(sums: NDArray[np.int64], mean: float) -> int:
 
 @lru_cache(maxsize=64)
 def _legendre(num_nodes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    node_U, weight_U = np.polynomial.legendre.leggauss(num_nodes)
+    from scipy.special import roots_legendre
+
+    node_U, weight_U = roots_legendre(num_nodes)
     return (node_U + 1) / 2, weight_U / 2
 
 
@@ -174,17 +176,29 @@ def _power(base: NDArray[np.complex128], exponent: int) -> NDArray[np.complex128
         base = base * base
 
 
-def _ties(
-    alive: Sequence[Rivals], first: int, stop: int, most_votes: int, lone_mean: float
-) -> tuple[int, float]:
+def _ties(alive: Sequence[Rivals], first: int, stop: int, most_votes: int) -> tuple[int, float]:
     """Return the most and the expected ties of a target with ``first … stop - 1`` votes."""
-    equal_B = np.full(stop - first, lone_mean)
+    equal_B = np.zeros(stop - first)
     for group in alive:
         equal_B += group.multiplicity * group.table.between(first, stop)
     most = sum(group.multiplicity for group in alive)
-    if lone_mean:
-        most += likely_range(lone_mean)[1]
     return min(most, most_votes // first - 1), float(equal_B.max())
+
+
+def _one_vote(rivals: Sequence[Rivals], lone_mean: float, tie: str) -> CountTable:
+    """Return the law of the others' votes when one vote is enough, weighed by the target's share.
+
+    Then nobody has more than one vote and every vote of the others is a tie. There can be thousands
+    of them, far more than the nodes of the integral would be quick for.
+    """
+    law = poisson_table(lone_mean)
+    pmf_I = law.pmf_I
+    for group in rivals:
+        for _ in range(group.multiplicity):
+            pmf_I = np.asarray(np.convolve(pmf_I, group.table.between(0, 2)), dtype=np.float64)
+    tied_I = law.low + np.arange(len(pmf_I))
+    share = {"strict": tied_I == 0, "favor": np.ones(len(pmf_I)), "random": 1 / (1 + tied_I)}
+    return CountTable(law.low, pmf_I * share[tie])
 
 
 def _unbeaten(
@@ -247,35 +261,31 @@ def win_function(
     """
     point_H = np.arange(period // 2 + 1)
     root_M = np.exp(-2j * np.pi / period * np.arange(period))
-    # exp(mean (x - 1)) loses digits where mean is large; the transform of the table does not.
-    lone_H = poisson_table(lone_mean).on_circle(period)
     rest_H = np.ones(len(point_H), dtype=np.complex128)
     for bystander in bystanders:
         rest_H = rest_H * bystander.on_circle(period)
     total_H = np.zeros_like(rest_H)
     first = max([1, target.low, *(group.table.low for group in rivals)])
+    if lone_mean:
+        if first == 1:
+            others_H = _one_vote(rivals, lone_mean, tie).on_circle(period)
+            total_H = target.between(1, 2) * root_M[point_H % period] * others_H * rest_H
+            first = 2
+        rest_H = rest_H * poisson_table(lone_mean).on_circle(period)
     alive = sorted(rivals, key=lambda group: group.table.high)
     below_J = [group.table.on_circle(period, first) for group in alive]
+    longest = max(1, BLOCK_ENTRIES // len(point_H))
     while first <= min(target.high, most_votes):
         while alive and alive[0].table.high < first:
             # All of their votes are below the target's from here on.
             rest_H = rest_H * _power(below_J.pop(0), alive.pop(0).multiplicity)
-        lone = lone_mean if first == 1 else 0.0
-        longest = 1 if lone else max(1, BLOCK_ENTRIES // len(point_H))
         stop = min(first + longest, target.high + 1)
-        node_U, weight_U = _nodes(tie, *_ties(alive, first, stop, most_votes, lone))
+        node_U, weight_U = _nodes(tie, *_ties(alive, first, stop, most_votes))
         stop = min(stop, first + max(1, longest // len(node_U)))
         power_BH = root_M[np.arange(first, stop)[:, None] * point_H % period]
         win_BUH = _unbeaten(alive, below_J, first, power_BH, node_U)
-        if lone:
-            # At one vote the lone answers tie instead of losing: exp(mean (u x - 1)), with x - 1
-            # free of cancellation.
-            angle_H = 2 * np.pi / period * point_H
-            from_one_H = -2 * np.sin(angle_H / 2) ** 2 - 1j * np.sin(angle_H)
-            win_BUH *= np.exp(lone * (node_U[:, None] * from_one_H + (node_U[:, None] - 1)))
         target_BH = target.between(first, stop)[:, None] * power_BH
-        others_H = rest_H if lone else rest_H * lone_H
-        total_H += others_H * np.einsum("bh,u,buh->h", target_BH, weight_U, win_BUH)
+        total_H += rest_H * np.einsum("bh,u,buh->h", target_BH, weight_U, win_BUH)
         first = stop
     return total_H
 
