@@ -10,6 +10,7 @@ Legend: ``R`` runs, ``T`` samples of a run, ``K`` answers, ``N`` votes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -319,13 +320,14 @@ class _Ends(NamedTuple):
 def _replay(rule: StoppingRule, streams_RT: np.ndarray, num_answers: int, tail: bool) -> _Ends:
     if isinstance(rule, ModeCertificate) and rule.target is None:
         return _CertifiedRace(streams_RT, num_answers, rule).run()
-    if _by_table(rule, num_answers + tail):
+    # A tail holds more answers than any rule that was told a number of them allows.
+    if _by_table(rule, math.inf if tail else num_answers):
         least_N = rule.table(streams_RT.shape[1] // 2 + 1)
         return _TableRace(streams_RT, num_answers, least_N).run()
     return _one_by_one(rule, streams_RT)
 
 
-def _by_table(rule: StoppingRule, num_answers: int) -> bool:
+def _by_table(rule: StoppingRule, num_answers: float) -> bool:
     """Say whether the rule's table is all of the rule."""
     if isinstance(rule, PPR):
         return num_answers <= rule.num_answers
