@@ -115,7 +115,7 @@ def test_no_number(text):
     assert extract.last_number()(text) is None
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     number=st.integers(-(10**12), 10**12),
     decimals=st.integers(0, 4),
@@ -193,7 +193,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=700, deadline=None, derandomize=True)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(pieces=st.lists(PIECES, max_size=16))
 def test_boxed_is_the_last_closed_box(pieces):
     text = "".join(pieces)
@@ -296,7 +296,7 @@ def test_choice(text, letter):
     assert extract.choice("ABCDE")(text) == letter
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     words=st.lists(st.text("ABCDEfg", min_size=2, max_size=6), max_size=8),
     letter=st.sampled_from("ABCDE"),
@@ -424,7 +424,7 @@ def test_strip_think(text, rest):
 PARTS = st.lists(st.tuples(st.booleans(), st.text("ab \n<", max_size=5)), max_size=6)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(parts=PARTS, tail=st.booleans(), headless=st.booleans())
 def test_strip_think_keeps_what_is_outside(parts, tail, headless):
     text = "".join(f"<think>{part}</think>" if thought else part for thought, part in parts)

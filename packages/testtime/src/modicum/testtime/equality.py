@@ -143,7 +143,7 @@ class Numeric:
         if step:
             rounded = round(Fraction(number) / step) * step
             return int(rounded) if rounded.denominator == 1 else float(rounded)
-        return int(number) if float(number).is_integer() and abs(number) < math.inf else number
+        return int(number) if isinstance(number, float) and number.is_integer() else number
 
     def _step(self, number: int | float) -> Fraction:
         """Width of the grid around a number."""
@@ -228,7 +228,10 @@ class _Close:
     atol: float
 
     def __call__(self, a: float, b: float) -> bool:
-        return math.isclose(a, b, rel_tol=self.rtol, abs_tol=self.atol)
+        try:
+            return math.isclose(a, b, rel_tol=self.rtol, abs_tol=self.atol)
+        except OverflowError:  # integers beyond the doubles
+            return a == b
 
 
 def single_link(
@@ -243,13 +246,16 @@ def single_link(
     numbers = [_number(answer) for answer in answers]
     first = {number: index for index, number in reversed(list(enumerate(numbers)))}
     ordered = sorted(number for number in first if number is not None)
+    close = _Close(rtol, atol)
+    groups: list[list[int | float]] = []
+    for number in ordered:
+        if groups and close(groups[-1][-1], number):
+            groups[-1].append(number)
+        else:
+            groups.append([number])
     keys: dict[int | float | None, int | float | None] = {None: None}
-    group: list[int | float] = []
-    for number, following in zip(ordered, [*ordered[1:], None], strict=True):
-        group.append(number)
-        if following is None or not _Close(rtol, atol)(number, following):
-            keys |= dict.fromkeys(group, min(group, key=lambda member: first[member]))
-            group = []
+    for group in groups:
+        keys |= dict.fromkeys(group, min(group, key=lambda member: first[member]))
     return [keys[number] for number in numbers]
 
 
