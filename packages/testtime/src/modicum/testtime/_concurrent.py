@@ -59,9 +59,16 @@ class ConcurrentRun(Run):
             tasks.extend(lane.pending.values())
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self.thread is not None:
-            self.thread.shutdown(wait=False, cancel_futures=True)
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:  # an impatient second Ctrl-C loses nothing either
+            if self.thread is not None:
+                self.thread.shutdown(wait=False, cancel_futures=True)
+            self._salvage()
+        await close_backends([*self.engine.backends.values(), self.engine.verifier])
+
+    def _salvage(self) -> None:
+        """Write the samples that came in and were not taken in yet, with all others."""
         while self.arrived:
             lane, request, outcome = self.arrived.popleft()
             if isinstance(outcome, asyncio.Task):
@@ -71,7 +78,6 @@ class ConcurrentRun(Run):
             if outcome.finish_reason != "error":
                 self.arrive(lane, request, outcome)
         self.abandon()
-        await close_backends(self.engine.backends.values())
 
     # Asking
 
@@ -233,7 +239,8 @@ class ConcurrentRun(Run):
         task.add_done_callback(done)
 
     async def _score_async(self, job: Job) -> None:
-        self.reward(job, await job.verifier.ascore(job.prompt, [s.text for s in job.samples]))
+        rewards = await job.verifier.ascore(job.prompt, [sample.text for sample in job.samples])
+        self.reward(job, list(rewards))
         self.scored.append(job.lane)
 
     async def _score_all(self) -> None:

@@ -7,7 +7,7 @@ Which prompts are open, what was asked for, what came in, what the log and the t
 
 from __future__ import annotations
 
-import math
+import itertools
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +23,7 @@ from modicum.testtime.samples import (
     Usage,
 )
 from modicum.testtime.tasks import PromptTask
+from modicum.testtime.verifiers import check_rewards, score_pairs
 
 if TYPE_CHECKING:
     import asyncio
@@ -233,17 +234,16 @@ class Run:
     def ready(self, lane: Lane) -> list[tuple[Request, Sample]]:
         """Take what a prompt's task may see now off the waiting samples, keys read."""
         if self.engine.order == "completion":
-            taken = list(lane.waiting.values())
-            lane.waiting.clear()
+            indices = list(lane.waiting)
         else:
-            taken = []
+            indices = []
             index = len(lane.samples)
             while index in lane.waiting:
-                taken.append(lane.waiting.pop(index))
+                indices.append(index)
                 index += 1
-        for _, sample in taken:
-            self._read(lane, sample)
-        return taken
+        for index in indices:
+            self._read(lane, lane.waiting[index][1])
+        return [lane.waiting.pop(index) for index in indices]
 
     def _read(self, lane: Lane, sample: Sample) -> None:
         if sample.finish_reason == "error":
@@ -272,47 +272,46 @@ class Run:
 
     def reward(self, job: Job, rewards: Sequence[Any]) -> None:
         """Write a verifier's rewards into the samples of a job."""
-        if len(rewards) != len(job.samples):
-            raise ValueError(
-                f"the verifier gave {len(rewards)} rewards for {len(job.samples)} responses to"
-                f" prompt {job.prompt!r:.80}"
-            )
-        with_text = bool(getattr(job.verifier, "returns_text", False))
-        for sample, value in zip(job.samples, rewards, strict=True):
-            if with_text:
-                value, job.lane.feedback[sample.sample_index] = value
-            sample.reward = float(value)
-            if math.isfinite(sample.reward):
-                continue
-            if self.engine.nan == "error":
-                raise ValueError(
-                    f"the verifier gave {sample.reward!r} for sample {sample.sample_index} of"
-                    f' prompt {sample.prompt_id!r}; nan="reject" would count such samples as'
-                    " without an answer"
-                )
-            sample.reward = sample.key = None
+        if getattr(job.verifier, "returns_text", False):
+            for sample, (_, text) in zip(job.samples, rewards, strict=True):
+                job.lane.feedback[sample.sample_index] = text
+            rewards = [reward for reward, _ in rewards]
+        names = [f"{s.sample_index} of prompt {s.prompt_id!r}" for s in job.samples]
+        checked = check_rewards(rewards, names, nan=self.engine.nan)
+        for sample, reward in zip(job.samples, checked, strict=True):
+            sample.reward = reward
+            if reward is None:
+                sample.key = None
 
     # What goes out
 
-    def deliver(self, lane: Lane, batch: Sequence[tuple[Request, Sample]]) -> None:
+    def deliver(self, lane: Lane, batch: Iterable[tuple[Request, Sample]]) -> None:
         """Show samples to a prompt's task one by one; after its decision none is used."""
-        for request, sample in batch:
-            task = lane.task
-            sample.used = not task.finished
-            self._write(lane, request, sample)
-            lane.samples.append(sample)
-            if sample.used:
-                lane.usage.used += 1
-                self._watch(lane, sample)
-                take_feedback = getattr(task, "take_feedback", None)
-                if take_feedback is not None:
-                    take_feedback(sample, lane.feedback.get(sample.sample_index, ""))
-                decision = task.deliver(sample)
-                self.events.append(Event("sample", sample.prompt_id, sample))
-                if task.finished:
-                    self.events.append(Event("decision", sample.prompt_id, sample, decision))
-            else:
-                self.events.append(Event("sample", sample.prompt_id, sample))
+        rest = iter(batch)
+        try:
+            for request, sample in rest:
+                self._show(lane, request, sample)
+        except BaseException:
+            lane.waiting.update((sample.sample_index, (ask, sample)) for ask, sample in rest)
+            raise
+
+    def _show(self, lane: Lane, request: Request, sample: Sample) -> None:
+        task = lane.task
+        sample.used = not task.finished
+        self._write(lane, request, sample)
+        lane.samples.append(sample)
+        if not sample.used:
+            self.events.append(Event("sample", sample.prompt_id, sample))
+            return
+        lane.usage.used += 1
+        self._watch(lane, sample)
+        take_feedback = getattr(task, "take_feedback", None)
+        if take_feedback is not None:
+            take_feedback(sample, lane.feedback.get(sample.sample_index, ""))
+        decision = task.deliver(sample)
+        self.events.append(Event("sample", sample.prompt_id, sample))
+        if task.finished:
+            self.events.append(Event("decision", sample.prompt_id, sample, decision))
 
     def discard(self, lane: Lane) -> None:
         """Deliver what came in after a prompt's decision: read and logged, never used."""
@@ -396,15 +395,10 @@ class Run:
 
 
 def score(verifier: Any, jobs: Sequence[Job]) -> list[list[Any]]:
-    """Call a verifier for several prompts; returns the rewards of each."""
-    if hasattr(verifier, "score_many"):
-        pairs = [(job.prompt, sample.text) for job in jobs for sample in job.samples]
-        rewards = list(verifier.score_many(pairs))
-        if len(rewards) != len(pairs):
-            raise ValueError(f"the verifier gave {len(rewards)} rewards for {len(pairs)} responses")
-        of_all = iter(rewards)
-        return [[next(of_all) for _ in job.samples] for job in jobs]
-    return [list(verifier(job.prompt, [sample.text for sample in job.samples])) for job in jobs]
+    """Call a verifier for several prompts at once; returns what it gave for each."""
+    pairs = [(job.prompt, sample.text) for job in jobs for sample in job.samples]
+    of_all = iter(score_pairs(verifier, pairs))
+    return [list(itertools.islice(of_all, len(job.samples))) for job in jobs]
 
 
 def asks_for_nothing(lane: Lane) -> RuntimeError:

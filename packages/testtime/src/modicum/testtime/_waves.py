@@ -16,6 +16,8 @@ class WaveRun(Run):
 
     def batches(self) -> Generator[list[Event], None, None]:
         """Yield the events of each wave."""
+        if self.engine.scheduler is not None:
+            self.engine.scheduler.begin()
         try:
             while True:
                 while self.admit() is not None:
@@ -120,12 +122,7 @@ class WaveRun(Run):
         for job in jobs:
             by_verifier.setdefault(id(job.verifier), []).append(job)
         for group in by_verifier.values():
-            verifier = group[0].verifier
-            if hasattr(verifier, "ascore"):
-                with event_loop() as call:
-                    scored = call(gather_rewards(verifier, group))
-            else:
-                scored = score(verifier, group)
+            scored = score(group[0].verifier, group)
             for job, rewards in zip(group, scored, strict=True):
                 self.reward(job, rewards)
 
@@ -153,9 +150,3 @@ async def gather(
     finally:
         await close_backends([backend])
     return [task.result() for task in tasks]
-
-
-async def gather_rewards(verifier: Any, jobs: Sequence[Job]) -> list[list[Any]]:
-    return await asyncio.gather(
-        *(verifier.ascore(job.prompt, [sample.text for sample in job.samples]) for job in jobs)
-    )

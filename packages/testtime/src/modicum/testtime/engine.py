@@ -12,6 +12,7 @@ once; what is still under way when a prompt is decided is cancelled. Backends wi
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
@@ -37,6 +38,10 @@ WAVE_PROMPTS = 1024
 class WaveScheduler(Protocol):
     """Who shares out the requests of a round among the prompts (`modicum.testtime.allocator`)."""
 
+    def begin(self) -> None:
+        """Take note that a run begins."""
+        ...
+
     def grants(self, tasks: Sequence[PromptTask], remaining: int | None) -> Sequence[int]:
         """Return how many requests each unfinished task may make now; all 0 ends the run.
 
@@ -61,7 +66,8 @@ class Engine:
     inflight
         Requests under way at once (concurrent mode).
     prompts_in_flight
-        Prompts worked on at once: ``inflight`` by default, 1,024 in wave mode. With 1 the next task
+        Prompts worked on at once: ``inflight`` by default, 1,024 in wave mode, all with a
+        scheduler. With 1 the next task
         is taken from the iterable after the one before is finished, so that tasks may carry
         statistics on.
     order
@@ -139,11 +145,14 @@ class Engine:
         self.concurrent = scheduler is None and all(
             hasattr(backend, "agenerate") for backend in self.backends.values()
         )
-        self.prompts_in_flight = prompts_in_flight or (
-            inflight if self.concurrent else WAVE_PROMPTS
-        )
+        self.prompts_in_flight = prompts_in_flight or self._default_prompts()
         self.usage = Usage()
         self.truncated = False
+
+    def _default_prompts(self) -> int:
+        if self.scheduler is not None:
+            return sys.maxsize  # it shares out among all prompts
+        return self.inflight if self.concurrent else WAVE_PROMPTS
 
     def run(self, tasks: Iterable[PromptTask]) -> Generator[Event, None, None]:
         """Run tasks and yield what happens.

@@ -8,16 +8,24 @@ read an answer an extractor's (`modicum.testtime.extract`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from modicum.core.device import numpy_generator
-from modicum.testtime._candidates import Candidate, Candidates, reward_of
+from modicum.testtime._candidates import Candidate, reward_of
 from modicum.testtime.engine import Backend
-from modicum.testtime.samples import Prompt, Result, Sample, Usage
+from modicum.testtime.samples import Prompt, Sample
 from modicum.testtime.stopping.base import StoppingRule
-from modicum.testtime.strategy import RunSettings, SamplingTask, Strategy, Wave, describe
+from modicum.testtime.strategy import (
+    RunSettings,
+    SamplingTask,
+    Strategy,
+    Wave,
+    checked_wave,
+    describe,
+    refuse_order,
+)
 
 __all__ = [
     "SelfConsistency",
@@ -294,42 +302,6 @@ def _refuse_weights(rule: StoppingRule) -> None:
         )
 
 
-def refuse_order(rule: StoppingRule | None, order: str, assume_exchangeable: bool) -> None:
-    """Refuse a rule whose promise the order of completion would break.
-
-    Raises
-    ------
-    ValueError
-        If the rule needs exchangeable samples and nobody says that they are.
-    """
-    if (
-        order == "completion"
-        and rule is not None
-        and rule.needs_exchangeable
-        and not assume_exchangeable
-    ):
-        raise ValueError(
-            f"{type(rule).__name__} presumes exchangeable samples, which"
-            ' order="completion" does not give: use order="submission", or say'
-            " assume_exchangeable=True if all completions take equally long"
-        )
-
-
-def checked_wave(wave: Any) -> Wave:
-    """Return a wave size that is one.
-
-    Raises
-    ------
-    ValueError
-        If it is neither "geometric" nor "boundary" nor a positive integer.
-    """
-    if wave in ("geometric", "boundary"):
-        return wave
-    if isinstance(wave, int) and not isinstance(wave, bool) and wave >= 1:
-        return wave
-    raise ValueError(f'wave must be "geometric", "boundary" or a positive integer, not {wave!r}')
-
-
 class _VoteTask(SamplingTask):
     """One prompt of self-consistency."""
 
@@ -352,13 +324,6 @@ class _VoteTask(SamplingTask):
         )
         self.weight = strategy.weight
         self.tie = strategy.tie
-        self.candidates = Candidates()
-        self.winner: Candidate | None = None
-
-    @property
-    def answer(self) -> Hashable | None:
-        """The answer decided on."""
-        return self.winner.key if self.winner is not None else None
 
     def gather(self, sample: Sample) -> float:
         """Count the vote of a sample and return its weight."""
@@ -368,20 +333,14 @@ class _VoteTask(SamplingTask):
         self.candidates.add(sample, weight)
         return weight
 
-    def decide(self) -> None:
-        """Find the winner among the answers with the most votes."""
+    def choose(self) -> Candidate | None:
+        """Return the answer with the most votes."""
         top = self.candidates.top()
-        if not top:
-            self.reason = "no_parseable_answer" if self.drawn else self.reason
-            return
         declared = self.last.answer if self.by_rule else None
         if declared is not None and all(candidate.key != declared for candidate in top):
             # A rule that does not count votes, such as one that stops at an accepted sample.
-            self.winner = self.candidates[declared]
-        elif len(top) == 1:
-            self.winner = top[0]
-        else:
-            self.winner = self._break_tie(top)
+            return self.candidates[declared]
+        return top[0] if len(top) == 1 else self._break_tie(top)
 
     def _break_tie(self, top: list[Candidate]) -> Candidate | None:
         if self.tie == "abstain":
@@ -393,19 +352,3 @@ class _VoteTask(SamplingTask):
             rng = numpy_generator(self.seed, "tie", self.prompt_id)
             return top[rng.integers(len(top))]
         return top[0]
-
-    def result(self) -> Result:
-        """Return the result."""
-        winner = self.winner
-        return Result(
-            prompt_id=self.prompt_id,
-            answer=self.answer,
-            text=winner.best.text if winner is not None else "",
-            certified=winner is not None and self.by_rule and self.guarantee != "heuristic",
-            confidence=self.last.confidence,
-            guarantee=self.guarantee,
-            reason=self.reason,
-            votes=self.candidates.votes(),
-            samples=[],
-            usage=Usage(),
-        )

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -228,7 +229,7 @@ class SampleTable:
 
 
 def _refuse_repeats(samples: list[Sample]) -> None:
-    for one, other in zip(samples, samples[1:], strict=False):
+    for one, other in pairwise(samples):
         if (one.prompt_id, one.sample_index) == (other.prompt_id, other.sample_index):
             raise ValueError(
                 f"prompt {one.prompt_id!r} has two samples of index {one.sample_index}"
