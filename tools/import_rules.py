@@ -65,7 +65,9 @@ DOORS = {
     ("modicum.testtime.adapters", "modicum.testtime.integrations.its_hub"),
     ("modicum.testtime.adapters", "modicum.testtime.integrations.lm_eval"),
     ("modicum.testtime.adapters", "modicum.testtime.integrations.search_and_learn"),
+    ("modicum.testtime.equality", "modicum.testtime.integrations.math_verify"),
     ("modicum.testtime.extract", "modicum.testtime.integrations.math_verify"),
+    ("modicum.testtime.results", "modicum.testtime.integrations.datasets"),
     ("modicum.testtime.verifiers", "modicum.testtime.integrations.reward_model"),
 }
 IMPORT_NAME_OF = {"pillow": "PIL", "scikit-learn": "sklearn"}

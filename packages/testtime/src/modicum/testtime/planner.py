@@ -264,7 +264,7 @@ def plan(
     Examples
     --------
     >>> plan("self_consistency", p=[0.5, 0.3, 0.2], delta=0.05).n
-    53
+    54
     >>> plan("best_of_n", p_correct=0.2, verifier=VerifierModel(0.9, 0.02), delta=0.05).feasible
     False
     """

@@ -5,6 +5,8 @@ from typing import Any
 import typer
 
 from modicum.core.cli import method_main
+from modicum.testtime.cli.numbers import boundary, compare, plan, simulate
+from modicum.testtime.cli.running import curve, run
 
 app = typer.Typer(
     help="How many samples, when to stop, how to pick: with guarantees.",
@@ -12,11 +14,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-@app.callback()
-def testtime() -> None:
-    """Sample, vote, verify and self-correct with known sample complexity."""
+for command in (plan, compare, boundary, simulate, run, curve):
+    app.command()(command)
 
 
 def __getattr__(name: str) -> Any:
