@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from modicum.core.experiment import Experiment, Result, RunContext, run_experiments
 from modicum.testtime.controllers import (
     CONTROLLERS,
     EXP3,
@@ -23,6 +24,7 @@ from modicum.testtime.controllers import (
     simulate_controller,
     simulate_session,
 )
+from modicum.testtime.experiments import controllers as experiment
 
 ALL = [
     RoundRobin(),
@@ -668,3 +670,64 @@ def test_a_controller_of_one_s_own_needs_one_method():
     assert study.pulls_K.tolist() == [0, 5] and study.regret_T[-1] == 0
     assert not isinstance(Last(), VectorController)
     assert repr(Last()) == "Last(reset='query')"
+
+
+# The experiment ---------------------------------------------------------------------------------
+
+
+def test_a_pass_with_a_noisy_verifier_is_the_sum_over_all_that_may_happen():
+    rates, s, f = (0.3, 0.6), 0.8, 0.25
+    right = passed = 0.0
+    for order in itertools.permutations(rates):
+        for outcome in itertools.product(*[[(True, r), (False, 1 - r)] for r in order]):
+            for verdicts in itertools.product([True, False], repeat=2):
+                chance = 0.5
+                for (correct, part), verdict in zip(outcome, verdicts, strict=True):
+                    accept = s if correct else f
+                    chance *= part * (accept if verdict else 1 - accept)
+                if True in verdicts:
+                    right += chance * outcome[verdicts.index(True)][0]
+                else:
+                    passed += chance
+    np.testing.assert_allclose(experiment.noisy_pass(rates, s, f), (right, passed), rtol=1e-12)
+
+
+@pytest.fixture
+def miniature(monkeypatch):
+    for name, small in [
+        ("QUICK_ROUNDS", 400),
+        ("QUICK_GAMES", 40),
+        ("SWITCH_ROUNDS", 400),
+        ("QUICK_RATE_GAMES", 2000),
+        ("QUICK_SESSIONS", 12),
+    ]:
+        monkeypatch.setattr(experiment, name, small)
+    return Experiment("controllers", "modicum-testtime", "Title", "Summary.", experiment.run)
+
+
+def test_the_claims_of_the_experiment_hold_in_miniature(miniature, tmp_path):
+    ctx = RunContext(miniature, tmp_path, seed=1)
+    claims = experiment.regret_claims(experiment.regrets(ctx)[0])
+    for part in (
+        experiment.deterministic,
+        experiment.stochastic,
+        experiment.sessions,
+        experiment.noisy,
+    ):
+        claims += part(ctx)[0]
+    # Seeded; by chance a claim fails in less than one of 10,000 seeds.
+    assert [claim.name for claim in claims if not claim.holds] == []
+    assert all(claim.statement.endswith(".") for claim in claims)
+    named = {claim.name: claim for claim in claims}
+    assert len(named) == len(claims) == 10
+    assert named["rounds_sequential"].measured == 8
+    assert named["session_deterministic"].measured == 1
+    assert named["exp3_needs_losses"].measured > 1
+
+
+@pytest.mark.slow
+def test_the_experiment_runs(miniature, tmp_path):
+    (result,) = run_experiments([miniature], tmp_path, quick=True, seed=1)
+    assert result.status == "ok", result.error
+    assert Result.from_json(result.to_json()).to_json() == result.to_json()
+    assert len(result.tables) == 5 and len(result.claims) == 10

@@ -103,10 +103,10 @@ def path_of(result):
 def test_round_robin_succeeds_as_often_as_the_closed_form(rounds, backend):
     rates = {"a": 0.1, "b": 0.35, "c": 0.05, "d": 0.2}
     correction = SelfCorrection(experts(backend(coin(**rates)), rates), says_yes, rounds=rounds)
-    results = correction.run([f"question {i}" for i in range(1500)], seed=4)
+    results = correction.run([f"question {i}" for i in range(900)], seed=4)
     expected = 1 - math.prod(1 - rate for rate in rates.values()) ** (rounds // 4)
     assert expected == pytest.approx(round_robin_success(list(rates.values()), rounds))
-    low, high = stats.binom.ppf([CHANCE / 2, 1 - CHANCE / 2], 1500, expected)
+    low, high = stats.binom.ppf([CHANCE / 2, 1 - CHANCE / 2], 900, expected)
     assert low <= sum(result.certified for result in results) <= high
     for result in results:
         # An accepted answer is the last, every expert had its turn before any had a second.

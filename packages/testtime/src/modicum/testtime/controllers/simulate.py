@@ -46,6 +46,8 @@ class ControllerStudy:
         Share of the games with an accepted reward in or before each round, float64 ``[T]``.
     first_R
         Round of the first accepted reward in each game, int64 ``[R]``; T + 1 where there is none.
+    choices_TR
+        The expert whose answer counted in each round of each game, int64 ``[T, R]``.
     """
 
     controller: str
@@ -58,6 +60,7 @@ class ControllerStudy:
     pulls_K: np.ndarray
     solved_T: np.ndarray
     first_R: np.ndarray
+    choices_TR: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,7 @@ def _study(
         pulls_K=pulls_RK.mean(axis=0),
         solved_T=(first_R <= np.arange(1, rounds + 1)[:, None]).mean(axis=1),
         first_R=first_R,
+        choices_TR=choices_TR,
     )
 
 
