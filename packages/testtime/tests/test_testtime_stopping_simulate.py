@@ -119,7 +119,7 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("p", "cap", "rule", "mean", "error", "decided"), PUBLISHED)
 def test_published_figures(p, cap, rule, mean, error, decided):
-    theirs, runs = 300 if cap == 400 else 1500, 800
+    theirs, runs = 300 if cap == 400 else 1500, 400
     study = simulate_stopping(rule, p, max_samples=cap, runs=runs, seed=11)
     # Both are simulations; 5.5 standard errors of the difference, and the published rounding.
     spread = math.sqrt(1 / runs + 1 / theirs)

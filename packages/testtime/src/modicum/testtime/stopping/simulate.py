@@ -11,6 +11,7 @@ Legend: ``R`` runs, ``T`` samples of a run, ``K`` answers, ``N`` votes.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,7 +20,7 @@ import numpy as np
 
 from modicum.core.device import numpy_generator
 from modicum.core.stats import clopper_pearson
-from modicum.testtime.stopping.base import StoppingRule, VoteCounter, check_count
+from modicum.testtime.stopping.base import GO_ON, Decision, StoppingRule, check_count
 from modicum.testtime.stopping.beta import BetaStop
 from modicum.testtime.stopping.certificate import ModeCertificate
 from modicum.testtime.stopping.combine import All, Any
@@ -52,6 +53,9 @@ class StoppingStudy:
         Cap of a run; what is undecided there is answered by the most votes, the earliest on ties.
     samples_R
         int64 ``[R]``; samples used.
+    answers_R
+        int64 ``[R]``; answer of the run as in `answer_streams`, -1 for none; an answer that never
+        repeats may be given as K.
     declared_R
         bool ``[R]``; whether the rule stopped the run.
     wrong_R
@@ -63,6 +67,7 @@ class StoppingStudy:
     rule: str
     max_samples: int
     samples_R: np.ndarray
+    answers_R: np.ndarray
     declared_R: np.ndarray
     wrong_R: np.ndarray
     correct_R: np.ndarray
@@ -305,7 +310,7 @@ def simulate_stopping(
     right_R = np.isin(answers_R, modes)
     correct_R = right_R if target is None else answers_R == target
     return StoppingStudy(
-        repr(rule), max_samples, samples_R, declared_R, declared_R & ~right_R, correct_R
+        repr(rule), max_samples, samples_R, answers_R, declared_R, declared_R & ~right_R, correct_R
     )
 
 
@@ -346,18 +351,25 @@ def _one_by_one(rule: StoppingRule, streams_RT: np.ndarray) -> _Ends:
     runs, max_samples = streams_RT.shape
     ends = _Ends(np.full(runs, max_samples), np.full(runs, NO_ANSWER), np.zeros(runs, dtype=bool))
     for run, stream in enumerate(streams_RT.tolist()):
-        fresh, votes = rule.fresh(), VoteCounter()
-        for taken, drawn in enumerate(stream, 1):
-            key = None if drawn == NO_ANSWER else drawn
-            votes.add(key, 1)
-            decision = fresh.update(key)
-            if decision.stop:
-                ends.samples_R[run], ends.declared_R[run] = taken, True
-                break
-        answer = decision.answer if decision.stop else votes.top_two()[0]
+        keys = [None if drawn == NO_ANSWER else drawn for drawn in stream]
+        ends.samples_R[run], decision = _first_stop(rule.fresh(), keys)
+        ends.declared_R[run] = decision.stop
+        # Counts keep the order of first sight, and the first of the largest is the earliest.
+        votes = Counter(key for key in keys if key is not None)
+        answer = (
+            decision.answer if decision.stop else max(votes, key=votes.__getitem__, default=None)
+        )
         if answer is not None:
             ends.answers_R[run] = answer
     return ends
+
+
+def _first_stop(rule: StoppingRule, keys: list[int | None]) -> tuple[int, Decision]:
+    for used, key in enumerate(keys, 1):
+        decision = rule.update(key)
+        if decision.stop:
+            return used, decision
+    return len(keys), GO_ON
 
 
 class _TableRace:
