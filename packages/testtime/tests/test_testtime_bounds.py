@@ -185,6 +185,8 @@ def test_best_of_n_number_is_exact():
             n = best_of_n_n(float(p), float(delta))
             assert (1 - p) ** n <= delta
             assert n == 1 or (1 - p) ** (n - 1) > delta
+    # 1 - 0.99 is above 0.01 by rounding only, which must not cost a sample.
+    assert [best_of_n_n(0.99, 10.0**-digits) for digits in (2, 4, 6, 8)] == [1, 2, 3, 4]
     # On a law with this gap the correct answer is at least as likely as the gap.
     assert best_of_n_n(0.3, 0.05) <= math.ceil(math.log(20) / 0.3)
 

@@ -145,7 +145,7 @@ def plurality_success(
     Returns
     -------
     float
-        In [0, 1]. The error is absolute, below 1e-11 up to n = 1e6 in the tests; a smaller
+        In [0, 1]. The error is absolute, below 1e-11 up to n = 1e5 in the tests; a smaller
         probability is not resolved.
 
     Raises
