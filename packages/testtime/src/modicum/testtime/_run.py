@@ -349,8 +349,9 @@ class Run:
             self.warned_degenerate = True
             warnings.warn(
                 f"the first {DEGENERATE_AFTER} samples of prompt {sample.prompt_id!r} are identical"
-                f" ({sample.text!r:.60}) although their seeds differ: a backend that decodes"
-                " greedily, caches or ignores seeds repeats one draw, and repeats are no evidence",
+                f" ({sample.text!r:.60}) although their seeds differ: the backend decodes greedily,"
+                " caches or ignores seeds and repeats one draw, which is no evidence (or, with"
+                " answers of a word or two, the model is simply sure)",
                 DegenerateSampling,
                 stacklevel=2,
             )

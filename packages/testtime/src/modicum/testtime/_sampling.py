@@ -263,7 +263,9 @@ class SamplingTask:
 
     @property
     def guarantee(self) -> Guarantee:
-        """Kind of the rule's guarantee; "exact" without a rule, for a fixed number was drawn."""
+        """Kind of the decision's guarantee; "exact" without a rule, for a fixed number is drawn."""
+        if self.by_rule:
+            return self.last.guarantee
         return "exact" if self.rule is None else self.rule.guarantee
 
     def leading(self) -> tuple[int, int]:

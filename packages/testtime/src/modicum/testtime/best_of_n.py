@@ -126,7 +126,7 @@ class BestOfN(Strategy):
             raise ValueError(f"fallback must be one of {', '.join(FALLBACKS)}, not {fallback!r}")
         if not math.isfinite(accept):
             raise ValueError(f"accept must be finite, not {accept!r}")
-        if (select == "bom") != (min_votes is not None) or (min_votes or 1) < 1:
+        if (min_votes is None) == (select == "bom") or (min_votes is not None and min_votes < 1):
             raise ValueError(
                 'select="bom" needs min_votes of at least 1, and nothing else takes it: got'
                 f" select={select!r}, min_votes={min_votes!r}"
@@ -135,7 +135,7 @@ class BestOfN(Strategy):
         self.threshold = threshold
         self.select = select
         self.accept = accept
-        self.min_votes = min_votes or 1
+        self.min_votes = min_votes
         self.fallback = fallback
         self.extract = extract
         self.equal = equal
@@ -262,8 +262,8 @@ class _BestTask(SamplingTask):
         if select == "verified_majority":
             chosen = best_candidate((c for c in everything if c.votes > 0), _votes)
         else:
-            enough = self.strategy.min_votes
-            chosen = best_candidate((c for c in everything if c.count >= enough), reward_of)
+            least = self.strategy.min_votes or 1
+            chosen = best_candidate((c for c in everything if c.count >= least), reward_of)
         return chosen if chosen is not None else self._fall_back()
 
     def _fall_back(self) -> Candidate | None:

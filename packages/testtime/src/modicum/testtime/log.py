@@ -387,7 +387,8 @@ def _records(file: Any, path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]
     A last line that was cut is taken off with a warning; one that only lacks its newline gets it.
     """
     size = file.seek(0, os.SEEK_END)
-    offset = number = 0
+    offset = 0
+    line = b"\n"
     with open(path, "rb") as reader:
         for number, line in enumerate(reader, 1):
             end = offset + len(line)
@@ -403,10 +404,10 @@ def _records(file: Any, path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]
                 )
                 file.truncate(offset)
                 return
-            if end == size and not line.endswith(b"\n"):
-                file.write(b"\n")
             yield number, offset, record
             offset = end
+    if not line.endswith(b"\n"):
+        file.write(b"\n")
 
 
 def read_samples(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Sample]]:

@@ -16,7 +16,7 @@ from modicum.core.device import numpy_generator
 from modicum.testtime._candidates import Candidate, reward_of
 from modicum.testtime.engine import Backend
 from modicum.testtime.samples import Prompt, Sample
-from modicum.testtime.stopping.base import StoppingRule
+from modicum.testtime.stopping.base import Decision, StoppingRule
 from modicum.testtime.strategy import (
     RunSettings,
     SamplingTask,
@@ -37,6 +37,8 @@ __all__ = [
 
 Tie = Literal["first", "random", "reward", "abstain"]
 TIES = ("first", "random", "reward", "abstain")
+NOT_BY_VOTES = ("accepted", "low_gain")
+"""Reasons of rules that go by rewards."""
 DEFAULT_CAP = 64
 """Most samples per prompt where nobody said a number."""
 
@@ -337,10 +339,20 @@ class _VoteTask(SamplingTask):
         """Return the answer with the most votes."""
         top = self.candidates.top()
         declared = self.last.answer if self.by_rule else None
-        if declared is not None and all(candidate.key != declared for candidate in top):
-            # A rule that does not count votes, such as one that stops at an accepted sample.
+        if declared in self.candidates and (
+            declared != top[0].key or self._is_final(self.last)
+        ):
             return self.candidates[declared]
         return top[0] if len(top) == 1 else self._break_tie(top)
+
+    @staticmethod
+    def _is_final(decision: Decision) -> bool:
+        """Say whether a rule means its answer and not just the first among equals.
+
+        Rules that count votes stop at a tie when the samples are used up; what to do then is the
+        strategy's business.
+        """
+        return decision.guarantee == "anytime" or decision.reason in NOT_BY_VOTES
 
     def _break_tie(self, top: list[Candidate]) -> Candidate | None:
         if self.tie == "abstain":
