@@ -51,7 +51,6 @@ for call, extra in (
     (lambda: tt.backends.vllm(None), "vllm"),
     (lambda: tt.backends.transformers(None, None), "transformers"),
     (lambda: tt.backends.openai("http://localhost:1/v1", "m"), "openai"),
-    (lambda: tt.extract.math(), "math"),
     (lambda: tt.plots.stopping_boundary({{"a": [1, 2]}}), "plot"),
     (lambda: results.to_dataset(), "datasets"),
     (lambda: tt.construct.glue, "torch"),
