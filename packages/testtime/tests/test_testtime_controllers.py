@@ -671,6 +671,13 @@ def test_a_controller_of_one_s_own_needs_one_method():
     assert not isinstance(Last(), VectorController)
     assert repr(Last()) == "Last(reset='query')"
 
+    class Private(Last):
+        def __init__(self, strength):
+            super().__init__("session")
+            self._strength = strength
+
+    assert repr(Private(2)) == "Private()"
+
 
 # The experiment ---------------------------------------------------------------------------------
 

@@ -179,8 +179,9 @@ class Controller(abc.ABC):
             raise ValueError(f"reward must be in [0, 1], not {reward!r} (expert {expert})")
 
     def settings(self) -> dict[str, Any]:
-        """Return the constructor's parameters and their values."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        """Return the constructor's parameters that are attributes of the same name."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())

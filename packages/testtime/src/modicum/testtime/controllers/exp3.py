@@ -29,8 +29,10 @@ class EXP3(VectorController):
     estimator
         "reward": G_a sums r/p_a over the rounds in which a was played. "loss": -G_a sums
         (1 - r)/p_a, for which the expected regret is at most ``sqrt(2 T K ln K)`` against every
-        sequence of rewards; its estimates are bounded above, those of "reward" are not, and the
-        same proof does not go through.
+        sequence of rewards. The estimates of "reward" are not bounded above, and it has no such
+        bound: of two experts that change places within 1,000 rounds it lost 245 ± 4 (standard
+        error) where the bound is 52.7 and "loss" lost 19 ± 3 (``modicum demo
+        testtime/controllers``). Take "loss" where rewards may drift.
     reset
         "query" or "session".
 
