@@ -235,7 +235,8 @@ def test_messages_tools_and_tool_calls():
          "stop"),
         ({"content": "42"}, None, "42", "stop"),
         ({"content": "4", "tool_calls": [{"id": "1"}]}, "stop", "4", "tool_calls"),
-        ({"content": "half an answ"}, "content_filter", "", "error"),
+        ({"content": "half an answ"}, "content_filter", "", "content_filter"),
+        ({"content": "half an answ"}, "abort", "", "error"),
     ],
 )  # fmt: skip
 def test_answers_of_other_forms(message, reason, text, finish):
@@ -244,7 +245,7 @@ def test_answers_of_other_forms(message, reason, text, finish):
 
     completion, _ = ask(handler)
     assert (completion.text, completion.finish_reason) == (text, finish)
-    assert ("content_filter" in completion.error) == (finish == "error")
+    assert ("abort" in completion.error) == (finish == "error")
 
 
 def test_seeds_are_the_requests_own_cut_to_what_the_server_reads():

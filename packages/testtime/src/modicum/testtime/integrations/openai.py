@@ -581,7 +581,9 @@ def _completion(choice: Mapping[str, Any], usage: Mapping[str, Any]) -> Completi
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _Unreadable(f"{type(error).__name__}: {error}") from None
-    if reason in ("content_filter", "error", "abort"):
+    if reason == "content_filter":
+        completion.text = ""  # a part of an answer, of which nothing can be read
+    elif reason in ("error", "abort"):
         completion.finish_reason, completion.text = "error", ""
         completion.error = f"the server ended the completion: {reason}"
     return completion
