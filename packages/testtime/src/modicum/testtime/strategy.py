@@ -353,7 +353,8 @@ def describe(value: Any) -> Any:
     if isinstance(name, str):
         return name
     if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
+        module = getattr(value, "__module__", None)  # methods of built-in types have none
+        return f"{module}.{value.__qualname__}" if module else value.__qualname__
     if type(value).__repr__ is not object.__repr__:
         return repr(value)
     plain = {
