@@ -32,7 +32,8 @@ def answer(prompt, seed):
     rng = random.Random(seed)
     a, b = prompt.split("+")
     total = int(a) + int(b)
-    return f"Thought {seed % 997}: the answer is {total if rng.random() < 0.75 else total + rng.choice([1, 2, 3])}."
+    said = total if rng.random() < 0.75 else total + rng.choice([1, 2, 3])
+    return f"Thought {seed % 997}: the answer is {said}."
 
 
 @pytest.fixture
@@ -132,6 +133,11 @@ def test_run_best_of_n_and_self_correction_with_references(files):
     assert best["accuracy"] == 1.0 and best["samples used"] < 48
     corrected = value(*arguments, "--strategy", "self-correction", "--view", "none")
     assert corrected["accuracy"] == 1.0
+    two = value(
+        *arguments, "--strategy", "self-correction", "--view", "none", "--controller", "ucb1:c=1",
+        "--template", "{prompt}", "--template", "Carefully: {prompt}",
+    )  # fmt: skip
+    assert two["accuracy"] == 1.0
 
 
 def test_run_says_when_the_budget_did_not_suffice(files):

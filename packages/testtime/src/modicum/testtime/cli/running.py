@@ -109,18 +109,32 @@ def _strategy(
             **common,
         )
     if name == "self-correction":
-        from modicum.testtime.self_correction import Expert, SelfCorrection
+        from modicum.testtime.controllers import parse_controller
+        from modicum.testtime.self_correction import SelfCorrection
 
         return SelfCorrection(
-            [Expert("model", backend)],
+            _experts(chosen["template"], backend),
             verifier,
             rounds=chosen["max_samples"] or 8,
             view=chosen["view"],
             threshold=chosen["threshold"],
+            controller=chosen["controller"] and parse_controller(chosen["controller"]),
             stop=stop,
             **common,
         )
     raise ValueError(f"--strategy is one of {', '.join(STRATEGIES)}, not {name!r}")
+
+
+def _experts(templates: list[str] | None, backend: Any) -> list[Any]:
+    """Return an expert per template over one backend; without templates a single one."""
+    from modicum.testtime.self_correction import Expert
+
+    if not templates:
+        return [Expert("model", backend)]
+    return [
+        Expert(f"template-{number}", backend, template=template)
+        for number, template in enumerate(templates, 1)
+    ]
 
 
 def run(
@@ -178,6 +192,14 @@ def run(
     view: Annotated[
         str, typer.Option(help="self-correction: none, last, all or feedback_only.")
     ] = "all",
+    controller: Annotated[
+        str | None,
+        typer.Option(help="self-correction: round-robin, eliminate, ucb1:c=2, thompson, …"),
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="self-correction: an expert's text with {prompt}; may be repeated."),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.8,
     top_p: Annotated[float, typer.Option(help="Nucleus mass.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="Most new tokens per sample.")] = 1024,
@@ -203,6 +225,8 @@ def run(
         "threshold": threshold,
         "weight": weight,
         "view": view,
+        "controller": controller,
+        "template": template,
     }
     # Settings are looked at before an engine is started for them.
     judge = _verifier(verifier, file, extractor, equality)

@@ -18,4 +18,45 @@ def _experiment(name: str, title: str, summary: str, *, demo: bool = True) -> Ex
     return Experiment(name, PACKAGE, title, summary, run, demo=demo)
 
 
-EXPERIMENTS: list[Experiment] = []
+EXPERIMENTS = [
+    _experiment(
+        "separation",
+        "Samples against the gap",
+        "Votes need 1/gap^2 samples, a perfect verifier 1/gap, each on its worst instance.",
+    ),
+    _experiment(
+        "stopping_validity",
+        "Stopping rules under peeking",
+        "How often each rule declares a wrong answer, and what its guarantee costs in samples.",
+    ),
+    _experiment(
+        "order_bias",
+        "Stopping on completion order",
+        "What happens to the vote when wrong answers finish first.",
+    ),
+    _experiment(
+        "noisy_verifier",
+        "Best-of-n with a verifier that errs",
+        "Exact accuracy, its plateau, and where votes overtake.",
+    ),
+    _experiment(
+        "controllers",
+        "Controllers of self-correction",
+        "Rounds, regret and memory of controllers against the bounds.",
+    ),
+    _experiment(
+        "glue",
+        "One transformer that runs the controller",
+        "Experts glued into one network, held to the experts and to the algorithm step by step.",
+    ),
+    _experiment(
+        "self_correcting_transformer",
+        "A small transformer that corrects itself",
+        "Dependent attempts against independent ones, with what happens without feedback.",
+    ),
+    _experiment(
+        "three_sat",
+        "Copy or reverse by satisfiability",
+        "The published synthetic task: first attempt and one correction.",
+    ),
+]
