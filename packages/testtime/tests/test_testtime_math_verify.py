@@ -194,6 +194,10 @@ def test_reference_answers(reader):
     verifier = ExactAnswer(reader, {"q": "x^2+2x+1", "r": r"\frac{3}{4}"}, equal=reader.equal)
     assert verifier("q", [r"\boxed{(x+1)^2}", r"\boxed{x^2+1}", "none"]) == [1.0, 0.0, 0.0]
     assert verifier("r", ["It is 0.75", "It is 0.7"]) == [1.0, 0.0]
+    # The reader brings its equality, also inside of another extractor.
+    for extractor in (reader, extract.strip_think(reader)):
+        own = ExactAnswer(extractor, {"r": r"\frac{3}{4}"})
+        assert own("r", ["It is 0.75", "It is 0.7"]) == [1.0, 0.0]
 
 
 def test_towers_of_powers_run_out_of_time(reader):

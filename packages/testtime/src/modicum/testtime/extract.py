@@ -72,6 +72,11 @@ class Extractor(abc.ABC):
         return reference if answer is None else answer
 
     @property
+    def own_equality(self) -> Callable[[Any, Any], bool] | None:
+        """Pairwise equality that its answers call for (that of `math`), None for plain equality."""
+        return None
+
+    @property
     def name(self) -> str:
         """Spelling of the extractor with its settings, ``"after('answer is')"``; for log files."""
         values = (getattr(self, item.name) for item in fields(self))  # type: ignore[arg-type]
@@ -464,6 +469,10 @@ class _StripThink(Extractor):
 
     def read_reference(self, reference: Any) -> Any:
         return self.then.read_reference(reference)
+
+    @property
+    def own_equality(self) -> Callable[[Any, Any], bool] | None:
+        return self.then.own_equality
 
     def strip(self, text: str) -> str:
         """Return the text without what was thought."""

@@ -248,7 +248,8 @@ class ExactAnswer(PairVerifier):
         Reference answers by prompt: a mapping from texts, pairs ``(prompt, answer)`` (for prompts
         that are chats), or a function of the prompt.
     equal
-        When two answers are the same, as for self-consistency; the reference comes first.
+        When two answers are the same, as for self-consistency; the reference comes first. None is
+        the equality that the extractor brings (`extract.math` does), or that of `exact`.
 
     Raises
     ------
@@ -266,7 +267,7 @@ class ExactAnswer(PairVerifier):
         equal: Callable[..., Any] | None = None,
     ) -> None:
         self.extract = as_extractor(extract)
-        self.equal = equal
+        self.equal = self.extract.own_equality if equal is None else equal
         self._function: Callable[[Prompt], Any] | None = None
         self._answers: dict[bytes, Any] = {}
         if callable(answers):

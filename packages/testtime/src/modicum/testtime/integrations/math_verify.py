@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from importlib.util import find_spec
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -214,12 +215,18 @@ class MathVerify(Extractor):
         """Return the answer in a text as LaTeX, None if there is none."""
         answer = self._ask({"ask": "read", "text": text})
         if answer is None:
-            self.n_unparsed += 1
+            with self._lock:
+                self.n_unparsed += 1
         return answer
 
     def read_reference(self, reference: Any) -> Any:
         """Return a reference answer as it is: `equal` reads bare answers."""
         return reference
+
+    @property
+    def own_equality(self) -> Callable[[Any, Any], bool]:
+        """`equal`."""
+        return self.equal
 
     def equal(self, a: Any, b: Any) -> bool:
         r"""Return whether two answers mean the same.
