@@ -116,7 +116,7 @@ class MathVerify(Extractor):
     Parameters
     ----------
     timeout_s
-        Seconds of wall clock for one text or one comparison. Starting the worker (a second or two,
+        Seconds of wall clock for one text or one comparison. Starting the worker (a few seconds,
         at the first use) is not part of it.
     float_rounding
         Decimal places to which floats are compared.
