@@ -1,8 +1,12 @@
 """The vote counter against sorting, what all rules have in common, what they refuse."""
 
 import copy
+import doctest
+import importlib
 import math
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -311,3 +315,20 @@ def test_rules_from_their_own_words():
 def test_texts_that_are_no_rule(text, words):
     with pytest.raises(ValueError, match=words):
         parse_rule(text)
+
+
+@pytest.mark.parametrize(
+    "module", ["evidence", "tables", "ppr", "beta", "reward_gain", "parse", "certificate"]
+)
+def test_examples_in_docstrings(module):
+    found = doctest.testmod(importlib.import_module(f"modicum.testtime.stopping.{module}"))
+    assert found.failed == 0 and found.attempted > 0
+
+
+def test_import_takes_numpy_and_nothing_heavier():
+    code = (
+        "import sys, modicum.testtime.stopping as s; s.PPR(.05, 2); s.ModeCertificate(); "
+        "print(sorted(m for m in ('scipy', 'torch', 'matplotlib') if m in sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -196,7 +196,7 @@ def leaves(rule, num_answers, horizon):
 
 def test_error_on_three_answers_by_enumeration():
     delta = 0.95
-    found = leaves(ModeCertificate(delta), 3, 9)
+    found = leaves(ModeCertificate(delta), 3, 8)
     counts = np.array([leaf[0] for leaf in found])
     answer = np.array([leaf[1] for leaf in found])
     place = np.array([leaf[2] for leaf in found])
@@ -267,10 +267,10 @@ def test_ppr_on_three_answers_exactly(law, delta):
 @pytest.mark.parametrize(
     ("p", "tail", "null", "delta", "runs"),
     [
-        ((0.34, 0.33, 0.33), 0.0, 0.0, 0.5, 1500),
-        ((0.2, 0.19, 0.19, 0.19), 0.2, 0.03, 0.5, 1000),
-        ((0.05,) + (0.0475,) * 20, 0.0, 0.0, 0.9, 500),
-        ((0.02, 0.01), 0.97, 0.0, 0.5, 500),
+        ((0.34, 0.33, 0.33), 0.0, 0.0, 0.5, 1000),
+        ((0.2, 0.19, 0.19, 0.19), 0.2, 0.03, 0.5, 500),
+        ((0.05,) + (0.0475,) * 20, 0.0, 0.0, 0.9, 250),
+        ((0.02, 0.01), 0.97, 0.0, 0.5, 250),
     ],
 )
 def test_error_is_below_delta_in_simulation(p, tail, null, delta, runs):

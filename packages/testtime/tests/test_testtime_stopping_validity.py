@@ -8,12 +8,12 @@ EXPERIMENT = Experiment(
     "stopping_validity", "modicum-testtime", "Stopping", "Errors.", stopping_validity.run
 )
 SMALL = tuple(
-    stopping_validity.Case(c.name, c.p, c.level, min(c.cap, 120), c.null, c.tail)
+    stopping_validity.Case(c.name, c.p, c.level, min(c.cap, 80), c.null, c.tail)
     for c in stopping_validity.CASES
 )
 
 
-def shrink(monkeypatch, runs=120):
+def shrink(monkeypatch, runs=60):
     monkeypatch.setattr(stopping_validity, "QUICK_RUNS", runs)
     monkeypatch.setattr(stopping_validity, "CASES", SMALL)
     monkeypatch.setattr(stopping_validity, "EXACT_GAPS", (0.001, 0.2, 0.6))

@@ -62,6 +62,12 @@ class ModeCertificate(StoppingRule):
     Memory: an integer per vote, and votes per answer for the 64 latest leaders. Related:
     "CITE: Anytime-Valid Statistical Inference in LLM Self-Consistency", arXiv 2605.05873, for an
     answer named beforehand.
+
+    Examples
+    --------
+    >>> rule = ModeCertificate(delta=0.05)
+    >>> [rule.update(answer).stop for answer in "aaaaaaaaa"].index(True)
+    8
     """
 
     guarantee: Guarantee = "anytime"
