@@ -10,7 +10,6 @@ import numpy as np
 from modicum.testtime.samples import Guarantee
 from modicum.testtime.stopping.base import (
     GO_ON,
-    NEVER,
     Decision,
     StoppingRule,
     VoteCounter,
@@ -19,7 +18,7 @@ from modicum.testtime.stopping.base import (
     refuse_weight,
 )
 from modicum.testtime.stopping.evidence import log_e_pair
-from modicum.testtime.stopping.tables import Boundary, pair_boundary
+from modicum.testtime.stopping.tables import Boundary, least_pairs, pair_boundary
 
 __all__ = ["ModeCertificate"]
 
@@ -113,8 +112,11 @@ class ModeCertificate(StoppingRule):
         """Return i (i + 1) for an answer that `place` others were seen before; 1 for a target."""
         return 1 if self.target is not None else (place + 1) * (place + 2)
 
+    def _log_threshold(self, place: int) -> float:
+        return math.log(self._multiplicity(place) / self.delta)
+
     def _boundary(self, place: int) -> Boundary:
-        return pair_boundary(math.log(self._multiplicity(place) / self.delta))
+        return pair_boundary(self._log_threshold(place))
 
     def update(
         self, key: Hashable | None, reward: float | None = None, weight: float = 1.0
@@ -175,19 +177,16 @@ class ModeCertificate(StoppingRule):
             rival = second if leader == self.target else first
             have = self.votes.counts.get(self.target, 0)
             return max(1, self._boundary(0)[int(rival)] - int(have))
-        best = NEVER
         front = 0 if leader is None else self.votes.order[leader]
-        # One that has not been seen yet comes last; the leader first, as it is mostly the quickest.
+        # One that has not been seen yet comes last.
         candidates = [*self._standings(), (len(self._found_at), 0, 0)]
-        for place, votes, rival in sorted(candidates, key=lambda standing: -standing[1]):
-            to_lead = int(first) - votes + (place > front)
-            later = max(0, votes - 1)
-            first_vote = int(votes == 0)
-            # Levels fall with the place: a bound that needs no table of its own.
-            if max(to_lead, first_vote + self._boundary(0)[rival] - later) < best:
-                needed = first_vote + self._boundary(place)[rival] - later
-                best = min(best, max(1, to_lead, needed))
-        return best
+        place_J, votes_J, rival_J = np.array(candidates).T
+        log_threshold_J = np.array([self._log_threshold(place) for place in place_J.tolist()])
+        later_J = np.maximum(votes_J - 1, 0)
+        needed_J = least_pairs(log_threshold_J, rival_J) - later_J + (votes_J == 0)
+        # To be declared an answer must lead, the first seen on ties.
+        to_lead_J = int(first) - votes_J + (place_J > front)
+        return int(max(1, np.maximum(needed_J, to_lead_J).min()))
 
     def _standings(self) -> list[tuple[int, int, int]]:
         """Return place, votes and largest later rival of every answer seen."""

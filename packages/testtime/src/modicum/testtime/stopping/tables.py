@@ -16,7 +16,7 @@ import numpy.typing as npt
 from modicum.testtime.stopping.base import StoppingRule, check_count
 from modicum.testtime.stopping.evidence import beta_confidence, log_e_pair
 
-__all__ = ["Boundary", "StopTable", "beta_boundary", "pair_boundary"]
+__all__ = ["Boundary", "StopTable", "beta_boundary", "least_pairs", "pair_boundary"]
 
 FIRST_SIZE = 64
 LARGEST_SIZE = 1 << 16
@@ -99,7 +99,7 @@ class Boundary:
 
 
 def _pair_reached(
-    log_threshold: float, two_sided: bool, leader: np.ndarray, runner_up: np.ndarray
+    log_threshold: npt.ArrayLike, two_sided: bool, leader: np.ndarray, runner_up: np.ndarray
 ) -> np.ndarray:
     # The two-sided form is as large when the runner-up leads.
     return (log_e_pair(leader, runner_up, two_sided) >= log_threshold) & (leader > runner_up)
@@ -107,6 +107,24 @@ def _pair_reached(
 
 def _beta_reached(conf: float, leader: np.ndarray, runner_up: np.ndarray) -> np.ndarray:
     return beta_confidence(leader, runner_up) >= conf
+
+
+def least_pairs(log_threshold: npt.ArrayLike, runner_up: npt.ArrayLike) -> np.ndarray:
+    """Return where `log_e_pair` reaches a threshold of its own for each of many pairs.
+
+    Parameters
+    ----------
+    log_threshold
+        Positive thresholds, ``[M]``.
+    runner_up
+        Votes of the runners-up, ``[M]``.
+
+    Returns
+    -------
+    ndarray, int64
+        Least votes of the leaders, ``[M]``; the entries of `pair_boundary` without the tables.
+    """
+    return least_leader(partial(_pair_reached, log_threshold, False), runner_up)
 
 
 @lru_cache(maxsize=4096)
