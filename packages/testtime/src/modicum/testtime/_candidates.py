@@ -31,6 +31,8 @@ class Candidate:
         Smallest sample index among them.
     best
         The sample that stands for it: highest reward, then earliest.
+    at_best
+        How many of its samples have that reward.
     """
 
     key: Hashable
@@ -38,6 +40,7 @@ class Candidate:
     count: int
     first: int
     best: Sample
+    at_best: int = 1
 
 
 class Candidates(dict[Hashable, Candidate]):
@@ -55,6 +58,10 @@ class Candidates(dict[Hashable, Candidate]):
         known.votes += weight
         known.count += 1
         known.first = min(known.first, sample.sample_index)
+        if sample.reward == known.best.reward:
+            known.at_best += 1
+        elif _reward(sample) > _reward(known.best):
+            known.at_best = 1
         if _stands_before(sample, known.best):
             known.best = sample
 
@@ -80,15 +87,33 @@ def best_candidate(
     )
 
 
+def best_rewarded(candidates: Iterable[Candidate]) -> Candidate | None:
+    """Return the candidate of the highest reward.
+
+    Ties go to the one that has it in more samples, then to the more frequent, then the earliest.
+    """
+    return max(
+        candidates,
+        key=lambda candidate: (
+            reward_of(candidate),
+            candidate.at_best,
+            candidate.count,
+            -candidate.first,
+        ),
+        default=None,
+    )
+
+
 def reward_of(candidate: Candidate) -> float:
     """Return the highest reward of an answer's samples, minus infinity if none has one."""
-    reward = candidate.best.reward
-    return float("-inf") if reward is None else reward
+    return _reward(candidate.best)
+
+
+def _reward(sample: Sample) -> float:
+    return float("-inf") if sample.reward is None else sample.reward
 
 
 def _stands_before(one: Sample, other: Sample) -> bool:
-    reward_one = float("-inf") if one.reward is None else one.reward
-    reward_other = float("-inf") if other.reward is None else other.reward
-    if reward_one != reward_other:
-        return reward_one > reward_other
+    if _reward(one) != _reward(other):
+        return _reward(one) > _reward(other)
     return one.sample_index < other.sample_index

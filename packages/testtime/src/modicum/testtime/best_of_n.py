@@ -12,7 +12,12 @@ import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, Literal
 
-from modicum.testtime._candidates import Candidate, best_candidate, reward_of
+from modicum.testtime._candidates import (
+    Candidate,
+    best_candidate,
+    best_rewarded,
+    reward_of,
+)
 from modicum.testtime.engine import Backend
 from modicum.testtime.samples import Prompt, Sample
 from modicum.testtime.stopping.base import StoppingRule
@@ -57,8 +62,10 @@ class BestOfN(Strategy):
     select
         "max": highest reward. "weighted": largest sum of rewards over equal answers.
         "verified_majority": most frequent among the samples whose reward reaches ``accept``.
-        "bom": highest reward among answers with at least ``min_votes`` samples. Ties go to the more
-        frequent answer, then to the earlier one.
+        "bom": highest reward among answers with at least ``min_votes`` samples. Equal rewards go to
+        the answer that has them in more samples (of a verifier that only accepts and rejects this
+        makes a vote among the accepted); whatever else ties, to the more frequent answer, then to
+        the earlier one.
     accept
         Least reward of an accepted sample for "verified_majority".
     min_votes
@@ -256,22 +263,23 @@ class _BestTask(SamplingTask):
         everything = self.candidates.values()
         select = self.strategy.select
         if select == "max":
-            return best_candidate(everything, reward_of)
+            return best_rewarded(everything)
         if select == "weighted":
             return best_candidate(everything, _votes)
         if select == "verified_majority":
             chosen = best_candidate((c for c in everything if c.votes > 0), _votes)
         else:
             least = self.strategy.min_votes or 1
-            chosen = best_candidate((c for c in everything if c.count >= least), reward_of)
+            chosen = best_rewarded(c for c in everything if c.count >= least)
         return chosen if chosen is not None else self._fall_back()
 
     def _fall_back(self) -> Candidate | None:
         if self.strategy.fallback == "abstain":
             self.reason = "abstained"
             return None
-        by = reward_of if self.strategy.fallback == "max" else _count
-        return best_candidate(self.candidates.values(), by)
+        if self.strategy.fallback == "max":
+            return best_rewarded(self.candidates.values())
+        return best_candidate(self.candidates.values(), _count)
 
     def votes(self) -> dict[Hashable, float]:
         """Return the score of each answer: what the selection compares."""
