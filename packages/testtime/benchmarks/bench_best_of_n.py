@@ -172,23 +172,24 @@ def main() -> None:
         rows.append([name, "its_hub BestOfN", str(CAP), *_share(theirs == 0), f"{exact:.4f}", ""])
         for kind, setting in settings.items():
             picked, used = ours(recording, **setting)
-            if kind == "verified_majority":
+            if binary and kind != "max, threshold 1":
                 law = [P_CORRECT, *WRONG]
-                expected = f"{tt.verified_majority_success(law, CAP, verifier):.4f}"
+                expected = tt.verified_majority_success(law, CAP, verifier, fallback="majority")
             elif kind.startswith("max"):
-                expected = f"{exact:.4f}"
+                expected = exact
             else:
-                expected = ""
+                expected = None
+            told = "" if expected is None else f"{expected:.4f}"
             same = f"{(picked == theirs).mean():.1%}"
-            rows.append([name, kind, f"{used:.2f}", *_share(picked == 0), expected, same])
+            rows.append([name, kind, f"{used:.2f}", *_share(picked == 0), told, same])
     header = ["verifier", "strategy", "samples", "accuracy", "95 %", "exact", "picks as its_hub"]
     lines = [
         *preamble(command, how),
         *table(header, rows),
         "",
-        "Exact: success probability of the verifier's law, without simulation. its_hub takes the "
-        "first of equal rewards, ours the more frequent answer among them, then the first; on "
-        "binary rewards that is why they differ.",
+        "Exact: success probability without simulation. its_hub takes the first of equal rewards, "
+        "ours the answer that has them in more samples; of a verifier that only accepts and "
+        "rejects that makes a vote among the accepted.",
     ]
     print("\n".join(lines))
     if not options.dry_run:
