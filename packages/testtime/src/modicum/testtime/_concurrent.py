@@ -10,6 +10,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from modicum.testtime._loops import close_backends
@@ -138,11 +139,11 @@ class ConcurrentRun(Run):
         lane.pending[request.sample_index] = task
         self.inflight += 1
 
-        def done(task: asyncio.Task[Completion]) -> None:
-            self.arrived.append((lane, request, task))
-            self.news.set()
+        task.add_done_callback(partial(self._done, lane, request))
 
-        task.add_done_callback(done)
+    def _done(self, lane: Lane, request: Request, task: asyncio.Task[Completion]) -> None:
+        self.arrived.append((lane, request, task))
+        self.news.set()
 
     # What comes in
 
