@@ -98,8 +98,9 @@ class BestOfN(Strategy):
     Samples without an answer (cut off, or not parseable) cannot be chosen, whatever their reward.
     A verifier with false accepts bounds what any n can reach; see
     `modicum.testtime.verifier_models`: `best_of_n_success` for scores without ties or a threshold,
-    `verified_majority_success` for a verifier that accepts or rejects. Sample complexity: "Sample Complexity and Representation
-    Ability of Test-time Scaling Paradigms", Huang et al., arXiv 2506.05295.
+    `verified_majority_success` for a verifier that accepts or rejects. Sample complexity: "Sample
+    Complexity and Representation Ability of Test-time Scaling Paradigms", Huang et al., arXiv
+    2506.05295.
     """
 
     def __init__(
