@@ -657,6 +657,39 @@ def test_ctrl_c_leaves_a_log_to_go_on_with(kind, at, tmp_path):
     assert held >= at - 1  # in waves, the one at which it was pressed was not handed over
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_request_that_ends_the_program_ends_the_run(error, tmp_path):
+    """Such an exception stops the event loop itself, in the middle of everything."""
+
+    class Ending(Server):
+        ended = False
+
+        async def agenerate(self, request):
+            completion = await super().agenerate(request)
+            if request.sample_index == 3 and not self.ended:
+                self.ended = True
+                raise error
+            return completion
+
+    server = Ending()
+    with pytest.raises(error), SampleLog(tmp_path / "log.jsonl") as log:
+        list(Engine(server, log=log).run(tasks(20, rule=Lead(99))))
+    assert server.now == 0
+    asked = len(server.asked)
+    with SampleLog(tmp_path / "log.jsonl") as log:
+        assert 0 < len(log) <= asked
+        assert decisions(Engine(Offline(), log=log).run(tasks())) == one_by_one()
+
+
+def test_ctrl_c_twice_loses_nothing(tmp_path):
+    server = InterruptingServer(9, presses=2)
+    with pytest.raises(KeyboardInterrupt), SampleLog(tmp_path / "log.jsonl") as log:
+        list(Engine(server, inflight=6, log=log).run(tasks()))
+    with SampleLog(tmp_path / "log.jsonl") as log:
+        assert len(log) >= 8
+        assert decisions(Engine(Offline(), log=log).run(tasks())) == one_by_one()
+
+
 def test_ctrl_c_inside_a_running_loop():
     """The requests run in a thread there; the thread that waits gets the signal."""
     server = Server()

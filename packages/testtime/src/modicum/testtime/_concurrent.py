@@ -35,12 +35,13 @@ class ConcurrentRun(Run):
         self.scoring = False
         self.scorers: set[asyncio.Task[None]] = set()
         self.failure: BaseException | None = None
+        self.closing = False
         self.news = asyncio.Event()
         self.thread: ThreadPoolExecutor | None = None
 
     async def step(self) -> list[Event] | None:
         """Work until something happened and return it; None at the end of the run."""
-        while True:
+        while not self.closing:
             self._fill()
             if self.events:
                 events, self.events = self.events, []
@@ -51,10 +52,15 @@ class ConcurrentRun(Run):
             # What comes from the log is there at once; the loop's other tasks get a turn anyway.
             await (asyncio.sleep(0) if self.arrived or self.scored else self.news.wait())
             self.news.clear()
-            self._take_in()
+            if not self.closing:
+                self._take_in()
+        return None
 
     async def aclose(self) -> None:
         """Cancel what is under way, and write what came in."""
+        # A KeyboardInterrupt in a request ends the loop's run and leaves `step` where it waits.
+        self.closing = True
+        self.news.set()
         tasks: list[asyncio.Task[Any]] = [*self.scorers]
         for lane in self.lanes.values():
             tasks.extend(lane.pending.values())

@@ -99,6 +99,10 @@ class Engine:
 
     Notes
     -----
+    Beside what `PromptTask` says a task may have: ``prompt``, what its verifier is shown (default:
+    the prompt of the request); ``verifier``; ``cap``, its share of ``usage.cap``;
+    ``needs_exchangeable``, see `order`; ``take_feedback(sample, text)``, called before `deliver`.
+
     A backend may have ``async aclose()``: it is awaited in the run's event loop at the end of each
     run and must leave the backend usable, as the next run has another loop.
 
