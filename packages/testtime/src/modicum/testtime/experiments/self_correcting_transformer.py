@@ -1,377 +1,53 @@
 """A small transformer that corrects itself: it names a rule, answers, reads the verdict, goes on.
 
-Every prompt is a string of bits under one of several hidden rules; which one, the prompt does not
-say. The model was trained on streams ``BOS string (ACT_k attempt YES/NO) …`` in which the rules are
-tried in random order, and so has to learn from its own context which ones are ruled out. Measured
-at temperature 1: the share solved within r rounds, beside r independent first attempts with a
-perfect verifier (best-of-n), a majority vote over them (self-consistency), the best possible search
-without replacement, the controllers of online learning run outside the model, and what is left of
-it when the verdicts are neutral and the earlier rounds forgotten.
+Measured at temperature 1 on the prompts of `hidden_rules`: the share solved within r rounds, beside
+r independent first attempts with a perfect verifier (best-of-n), a majority vote over them
+(self-consistency), the best possible search without replacement, the controllers of online learning
+run outside the model, and what is left of it when the verdicts are neutral or the earlier rounds
+forgotten. Also: too little training, no names of rules, and a model that was never shown verdicts.
 
 The setting follows Algorithm 1 of "Sample Complexity and Representation Ability of Test-time
 Scaling Paradigms", Huang et al., arXiv 2506.05295.
 
-Legend: ``K`` rules, ``S`` strings, ``L`` bits, ``B`` rows or prompts, ``R`` rounds, ``N`` samples,
-``T`` positions.
+Legend: ``B`` prompts, ``R`` rounds, ``N`` samples, ``X`` sizes of votes or models.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modicum.core.device import numpy_generator, one_thread, torch_generator
+from modicum.core.device import numpy_generator, one_thread
 from modicum.core.experiment import Claim, Figure, Result, RunContext, Table, write_atomic
 from modicum.core.stats import clopper_pearson, paired_difference
-from modicum.testtime.controllers.base import VectorController
 from modicum.testtime.controllers.eliminate import Eliminate
 from modicum.testtime.controllers.round_robin import RoundRobin
-from modicum.testtime.experiments.training import DATA, Recipe, Rows, train
-from modicum.testtime.recorded import maj_curve, pass_at_k, vote_counts
+from modicum.testtime.experiments.hidden_rules import (
+    BLIND,
+    NAMED,
+    ROUNDS,
+    SILENT,
+    Items,
+    Recorded,
+    Stream,
+    correct_itself,
+    forget_and_retry,
+    with_controller,
+)
+from modicum.testtime.experiments.training import DATA, train
 
 if TYPE_CHECKING:
-    import torch
-
-    from modicum.testtime.tinygpt import KeyValueCache, TinyGPT
-
-NUM_BITS = 6
-NUM_STRINGS = 2**NUM_BITS
-
-BITS_SL: NDArray[np.int64] = (np.arange(NUM_STRINGS)[:, None] >> np.arange(NUM_BITS)[::-1]) & 1
-"""All strings, the first bit most significant."""
-
-_RULES: dict[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]] = {
-    "copy": lambda bits_SL: bits_SL,
-    "reverse": lambda bits_SL: bits_SL[:, ::-1],
-    "complement": lambda bits_SL: 1 - bits_SL,
-    "reverse complement": lambda bits_SL: 1 - bits_SL[:, ::-1],
-    "rotate": lambda bits_SL: np.roll(bits_SL, -1, axis=1),
-    "sort": lambda bits_SL: np.sort(bits_SL, axis=1),
-}
-
-# Tokens: the bits, then these, then one per rule that names it.
-BOS, YES, NO, NEUTRAL, FIRST_ACT = 2, 3, 4, 5, 6
-
-
-def codes(bits_BL: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return each string of bits as a number, or -1 where a token is no bit."""
-    weights = 2 ** np.arange(bits_BL.shape[-1])[::-1]
-    return np.where(((bits_BL == 0) | (bits_BL == 1)).all(axis=-1), bits_BL @ weights, -1)
-
-
-ANSWERS_KS: NDArray[np.int64] = np.stack([codes(rule(BITS_SL)) for rule in _RULES.values()])
-"""What each rule makes of each string, as numbers, ``[K, S]``."""
-
-NUM_RULES = len(ANSWERS_KS)
-ROUNDS = NUM_RULES
-
-
-@dataclass(frozen=True)
-class Stream:
-    """How a conversation is written.
-
-    Parameters
-    ----------
-    named
-        The model writes which rule it tries (ACT token) before each attempt.
-    remembers
-        Rules are tried in random order without repetition, and verdicts are YES and NO. Otherwise
-        each round draws its rule afresh and the verdict is a neutral token: there is nothing to
-        learn from earlier rounds.
-    """
-
-    named: bool = True
-    remembers: bool = True
-
-    @property
-    def attempt_length(self) -> int:
-        """Tokens that the model writes per round."""
-        return NUM_BITS + self.named
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Sizes of the network that the stream needs."""
-        return {
-            "vocab_size": FIRST_ACT + NUM_RULES,
-            "n_positions": 1 + NUM_BITS + ROUNDS * (self.attempt_length + 1),
-            "n_embd": 64,
-            "n_layer": 2,
-            "n_head": 4,
-        }
-
-    def verdicts(self, right_X: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Return the token that follows a right or a wrong attempt."""
-        return np.where(right_X, YES, NO) if self.remembers else np.full(right_X.shape, NEUTRAL)
-
-    def draw_rows(self, rng: np.random.Generator, num: int) -> Rows:
-        """Draw training rows: strings, rules and orders uniformly at random.
-
-        The model's own tokens are learned up to and including the first right attempt, verdicts
-        never.
-        """
-        strings_B = rng.integers(NUM_STRINGS, size=num)
-        rules_B = rng.integers(NUM_RULES, size=num)
-        if self.remembers:
-            tried_BR = rng.permuted(np.tile(np.arange(NUM_RULES), (num, 1)), axis=1)
-        else:
-            tried_BR = rng.integers(NUM_RULES, size=(num, ROUNDS))
-        attempts_BR = ANSWERS_KS[tried_BR, strings_B[:, None]]
-        right_BR = attempts_BR == ANSWERS_KS[rules_B, strings_B][:, None]
-        parts = [
-            BITS_SL[attempts_BR],
-            self.verdicts(right_BR)[:, :, None],
-        ]
-        if self.named:
-            parts.insert(0, FIRST_ACT + tried_BR[:, :, None])
-        rounds_BRT = np.concatenate(parts, axis=2)
-        unsolved_BR = np.cumsum(right_BR, axis=1) - right_BR == 0
-        learned_BRT = np.repeat(unsolved_BR[:, :, None], rounds_BRT.shape[2], axis=2)
-        learned_BRT[:, :, -1] = False
-        prompt_BT = prompts(strings_B)
-        return Rows(
-            np.concatenate([prompt_BT, rounds_BRT.reshape(num, -1)], axis=1),
-            np.concatenate(
-                [np.zeros(prompt_BT.shape, dtype=bool), learned_BRT.reshape(num, -1)], axis=1
-            ),
-        )
-
-
-def prompts(strings_B: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the prompts of strings: BOS and the bits, int64 ``[B, 7]``."""
-    return np.concatenate([np.full((len(strings_B), 1), BOS), BITS_SL[strings_B]], axis=1)
-
-
-NAMED, SILENT, BLIND = Stream(), Stream(named=False), Stream(remembers=False)
-
-RECIPES = (
-    Recipe(
-        "self-correcting",
-        "Tries hidden rules one after another and learns from the verdicts.",
-        NAMED.sizes,
-        NAMED.draw_rows,
-        1200,
-    ),
-    Recipe(
-        "self-correcting-silent",
-        "The same without tokens that name the rule.",
-        SILENT.sizes,
-        SILENT.draw_rows,
-        1600,
-    ),
-    Recipe(
-        "self-correcting-blind",
-        "The same with neutral verdicts and rules drawn afresh each round.",
-        BLIND.sizes,
-        BLIND.draw_rows,
-        1200,
-    ),
-)
-
-
-# What is measured -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Items:
-    """Prompts under hidden rules: numbers of strings and rules, int64 ``[B]``."""
-
-    strings_B: NDArray[np.int64]
-    rules_B: NDArray[np.int64]
-
-    @classmethod
-    def draw(cls, num: int, rng: np.random.Generator) -> Items:
-        """Draw strings and rules uniformly."""
-        return cls(rng.integers(NUM_STRINGS, size=num), rng.integers(NUM_RULES, size=num))
-
-    @cached_property
-    def answers_B(self) -> NDArray[np.int64]:
-        """Right answers as numbers."""
-        return ANSWERS_KS[self.rules_B, self.strings_B]
-
-    def random_order(self, rounds: int) -> NDArray[np.float64]:
-        """Return the chance of trying the rules in random order, ``[B]``.
-
-        It is what perfect imitation of the training streams would solve: less than ideal search,
-        since two rules may make the same of a string.
-        """
-        equal_B = (ANSWERS_KS[:, self.strings_B] == self.answers_B).sum(axis=0)
-        missed_K = np.array(
-            [
-                math.comb(NUM_RULES - equal, rounds) / math.comb(NUM_RULES, rounds)
-                for equal in range(NUM_RULES + 1)
-            ]
-        )
-        return 1 - missed_K[equal_B]
-
-    def ideal(self, rounds: int) -> NDArray[np.float64]:
-        """Return the chance of search without replacement among the distinct outputs, ``[B]``."""
-        distinct_S = np.array([len(set(column)) for column in ANSWERS_KS.T.tolist()])
-        return np.minimum(rounds / distinct_S[self.strings_B], 1.0)
-
-
-def _read_prompt(
-    model: TinyGPT, ids_BT: NDArray[np.int64], length: int
-) -> tuple[KeyValueCache, torch.Tensor]:
-    """Return a cache for `length` tokens that has read all but the last, and that, ``[B, 1]``.
-
-    Equal prompts are read once.
-    """
-    import torch
-
-    device = model.lm_head.weight.device
-    different_UT, index_B = np.unique(ids_BT, axis=0, return_inverse=True)
-    cache = model.new_cache(len(different_UT), length)
-    with torch.no_grad():
-        model(torch.from_numpy(different_UT[:, :-1]).to(device), cache)
-    index = torch.from_numpy(index_B.reshape(-1)).to(device)
-    return cache.select(index), torch.from_numpy(ids_BT[:, -1:]).to(device)
-
-
-def correct_itself(
-    model: TinyGPT, stream: Stream, items: Items, seed: int, *, rounds: int = ROUNDS
-) -> NDArray[np.bool_]:
-    """Let the model run the whole conversation.
-
-    Returns
-    -------
-    ndarray
-        Whether a prompt was solved in or before each round, bool ``[B, R]``.
-    """
-    import torch
-
-    from modicum.testtime.tinygpt import sample
-
-    generator = torch_generator(seed, "cpu", "self-correction")
-    ids_BT = prompts(items.strings_B)
-    length = ids_BT.shape[1] + rounds * (stream.attempt_length + 1)
-    cache, next_BT = _read_prompt(model, ids_BT, length)
-    right_BR = np.zeros((len(items.strings_B), rounds), dtype=bool)
-    for number in range(rounds):
-        written_BT = sample(model, next_BT, stream.attempt_length, generator=generator, cache=cache)
-        attempts_B = codes(written_BT[:, -NUM_BITS:].cpu().numpy())
-        right_BR[:, number] = attempts_B == items.answers_B
-        verdict_B = torch.from_numpy(stream.verdicts(right_BR[:, number])).to(written_BT.device)
-        next_BT = torch.cat([written_BT[:, -1:], verdict_B[:, None]], dim=1)
-    return np.logical_or.accumulate(right_BR, axis=1)
-
-
-def forget_and_retry(
-    model: TinyGPT, stream: Stream, items: Items, seed: int, *, rounds: int = ROUNDS
-) -> NDArray[np.bool_]:
-    """Let the model answer in each round as if it were the first: no verdict, no earlier round.
-
-    Returns
-    -------
-    ndarray
-        Whether a prompt was solved in or before each round, bool ``[B, R]``.
-    """
-    right_RB = [
-        first_attempts(model, stream, items.strings_B, numpy_seed(seed, number)) == items.answers_B
-        for number in range(rounds)
-    ]
-    return np.logical_or.accumulate(np.stack(right_RB, axis=1), axis=1)
-
-
-def numpy_seed(seed: int, number: int) -> int:
-    """Return a seed of its own for one round."""
-    return int(numpy_generator(seed, "round", number).integers(2**62))
-
-
-def first_attempts(
-    model: TinyGPT,
-    stream: Stream,
-    strings_B: NDArray[np.int64],
-    seed: int,
-    *,
-    rules_B: NDArray[np.int64] | None = None,
-) -> NDArray[np.int64]:
-    """Draw one first attempt per string, as numbers, int64 ``[B]`` (-1: not six bits).
-
-    `rules_B` makes the model try these rules, where the stream names them.
-    """
-    from modicum.testtime.tinygpt import sample
-
-    ids_BT = prompts(strings_B)
-    num_tokens = stream.attempt_length
-    if rules_B is not None:
-        ids_BT = np.concatenate([ids_BT, FIRST_ACT + rules_B[:, None]], axis=1)
-        num_tokens = NUM_BITS
-    generator = torch_generator(seed, "cpu", "first attempts")
-    cache, last_B1 = _read_prompt(model, ids_BT, ids_BT.shape[1] + num_tokens)
-    written_BT = sample(model, last_B1, num_tokens, generator=generator, cache=cache)
-    return codes(written_BT[:, -NUM_BITS:].cpu().numpy())
-
-
-def with_controller(
-    model: TinyGPT,
-    controller: VectorController,
-    items: Items,
-    seed: int,
-    *,
-    rounds: int = ROUNDS,
-) -> NDArray[np.bool_]:
-    """Let a controller outside the model choose the rule; the model answers from the prompt alone.
-
-    Returns
-    -------
-    ndarray
-        Whether a prompt was solved in or before each round, bool ``[B, R]``.
-    """
-    games = controller.start(NUM_RULES, rounds, seed).side_by_side(len(items.strings_B))
-    right_BR = np.zeros((len(items.strings_B), rounds), dtype=bool)
-    for number in range(rounds):
-        rules_B = games.select()
-        attempts_B = first_attempts(
-            model, NAMED, items.strings_B, numpy_seed(seed, number), rules_B=rules_B
-        )
-        right_BR[:, number] = attempts_B == items.answers_B
-        games.learn(rules_B, right_BR[:, number].astype(np.float64))
-    return np.logical_or.accumulate(right_BR, axis=1)
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """Independent first attempts at every string, recorded once: ``[S, N]`` numbers (-1: null)."""
-
-    attempts_SN: NDArray[np.int64]
-
-    @classmethod
-    def draw(cls, model: TinyGPT, stream: Stream, num_samples: int, seed: int) -> Recorded:
-        """Draw `num_samples` attempts per string."""
-        strings_X = np.repeat(np.arange(NUM_STRINGS), num_samples)
-        attempts_X = first_attempts(model, stream, strings_X, seed)
-        return cls(attempts_X.reshape(NUM_STRINGS, num_samples))
-
-    def best_of(self, items: Items, size: int) -> NDArray[np.float64]:
-        """Return unbiased estimates of the chance that one of `size` attempts is right, ``[B]``."""
-        num_samples = self.attempts_SN.shape[1]
-        right_B = (self.attempts_SN[items.strings_B] == items.answers_B[:, None]).sum(axis=1)
-        chance = {right: pass_at_k(num_samples, right, size) for right in set(right_B.tolist())}
-        return np.array([chance[right] for right in right_B.tolist()])
-
-    def vote(self, items: Items, sizes: Sequence[int]) -> NDArray[np.float64]:
-        """Return unbiased estimates of the chance that votes of X sizes are right, ``[B, X]``."""
-        recorded = [[None if a < 0 else a for a in row] for row in self.attempts_SN.tolist()]
-        pairs = list(zip(items.strings_B.tolist(), items.answers_B.tolist(), strict=True))
-        chance: dict[tuple[int, int], NDArray[np.float64]] = {}
-        for string, answer in set(pairs):
-            counts, null = vote_counts(recorded[string], answer)
-            chance[string, answer] = maj_curve(counts, sizes, null=null)
-        return np.stack([chance[pair] for pair in pairs])
-
-
-# The experiment ---------------------------------------------------------------------------------
+    from modicum.testtime.tinygpt import TinyGPT
 
 SIZES = (1, 2, 3, 4, 5, 6, 12, 24)
 """Numbers of independent samples shown; the first `ROUNDS` are compared with rounds."""
 CONTROLLERS = (RoundRobin(), Eliminate(order="random"))
-TRAINED_SEEDS = (0, 1, 2)
+NUM_SEEDS = 3
 QUICK_ITEMS, FULL_ITEMS = 400, 2000
 QUICK_SAMPLES, FULL_SAMPLES = 96, 384
 
@@ -394,14 +70,19 @@ class Model:
 TRAINED, UNDER_TRAINED, UNNAMED, BLINDFOLDED = "trained", "400 steps", "no ACT tokens", "blind"
 
 
-def models(quick: bool) -> dict[str, list[Model]]:
-    """Return the models to measure; those of a quick run are among the package's data."""
-    others = TRAINED_SEEDS[:1] if quick else TRAINED_SEEDS
+def models(quick: bool, seed: int = 0) -> dict[str, list[Model]]:
+    """Return the models to measure.
+
+    Those of a quick run are among the package's data; a full run has seeds of its own.
+    """
+    first = 0 if quick else seed * NUM_SEEDS
+    seeds = range(first, first + NUM_SEEDS)
+    few = seeds[:1] if quick else seeds
     return {
-        TRAINED: [Model("self-correcting", NAMED, seed, 1200) for seed in TRAINED_SEEDS],
-        UNDER_TRAINED: [Model("self-correcting", NAMED, seed, 400) for seed in TRAINED_SEEDS],
-        UNNAMED: [Model("self-correcting-silent", SILENT, seed, 1600) for seed in others],
-        BLINDFOLDED: [Model("self-correcting-blind", BLIND, seed, 1200) for seed in others],
+        TRAINED: [Model("self-correcting", NAMED, one, 1200) for one in seeds],
+        UNDER_TRAINED: [Model("self-correcting", NAMED, one, 400) for one in seeds],
+        UNNAMED: [Model("self-correcting-silent", SILENT, one, 1600) for one in few],
+        BLINDFOLDED: [Model("self-correcting-blind", BLIND, one, 1200) for one in few],
     }
 
 
@@ -497,7 +178,7 @@ def _measured(ctx: RunContext, spec: Model, thoroughly: bool, task: Any) -> Outc
     if kept is None:
         path = (DATA if ctx.quick else ctx.out / "models") / spec.file
         if not ctx.quick and not path.exists():
-            train(spec.recipe, path, _train_seed(ctx, spec), spec.steps, ctx.device, task)
+            train(spec.recipe, path, spec.seed, spec.steps, ctx.device, task)
         model, _ = load_checkpoint(path, device=ctx.device)
         outcome = measure(
             model,
@@ -518,13 +199,9 @@ def _measured(ctx: RunContext, spec: Model, thoroughly: bool, task: Any) -> Outc
     )
 
 
-def _train_seed(ctx: RunContext, spec: Model) -> int:
-    return ctx.seed * len(TRAINED_SEEDS) + spec.seed
-
-
 def run(ctx: RunContext) -> Result:
     """Measure the trained models (quick), or train them anew and then measure (full)."""
-    chosen = models(ctx.quick)
+    chosen = models(ctx.quick, ctx.seed)
     total = sum(1 if ctx.quick else spec.steps for specs in chosen.values() for spec in specs)
     task = ctx.progress(total, "models" if ctx.quick else "training steps")
     parts: dict[str, list[Outcome]] = {}

@@ -4,7 +4,7 @@ Takes the name of a `Recipe` and gives a safetensors file with the weights, the 
 came about. Row number i of the training stream depends on nothing but the seed and i, and there is
 no other randomness after the initial weights; a run that was cut off therefore goes on from its
 last state and ends with the same weights as one that was not. It knows nothing of the tasks: they
-bring their rows (`self_correcting_transformer`, `three_sat`).
+bring their rows (`hidden_rules`, `three_sat`).
 
 ``python -m modicum.testtime.experiments.training NAME --seed 0 --out FILE`` trains one.
 
@@ -44,7 +44,7 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 ROWS_PER_BLOCK = 64
 """Rows that are drawn from one generator: few enough to waste little, enough to draw at once."""
 
-_MODULES = ("self_correcting_transformer", "three_sat")
+_MODULES = ("hidden_rules", "three_sat")
 
 
 class Rows(NamedTuple):
