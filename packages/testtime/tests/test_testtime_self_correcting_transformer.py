@@ -378,6 +378,7 @@ def test_full_experiment_trains_and_goes_on_where_it_was_cut_off(tmp_path, monke
     monkeypatch.setattr(experiment, "FULL_SAMPLES", 24)
     whole = experiment.run(_context(tmp_path / "a", False))
     assert len(list((tmp_path / "a" / "models").glob("*.safetensors"))) == 4
+    assert len(whole.files) == 1 + 4
 
     def cut_off(*arguments, **options):
         calls.append(arguments)

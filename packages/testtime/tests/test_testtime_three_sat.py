@@ -267,7 +267,8 @@ def test_experiment_runs(tmp_path, monkeypatch, quick):
     assert [row[:3] for row in table.rows] == [
         ["nano", 1 if quick else 2, 32], ["micro", 1 if quick else 2, 32]
     ]  # fmt: skip
-    assert result.files == ["accuracy.csv"] and result.figures
+    assert result.files[0] == "accuracy.csv" and len(result.files) == (1 if quick else 5)
+    assert result.figures
     assert (tmp_path / "models").exists() is not quick
     assert type(result).from_json(result.to_json()).claims == result.claims
 

@@ -48,6 +48,8 @@ SIZES = (1, 2, 3, 4, 5, 6, 12, 24)
 """Numbers of independent samples shown; the first `ROUNDS` are compared with rounds."""
 CONTROLLERS = (RoundRobin(), Eliminate(order="random"))
 NUM_SEEDS = 3
+MODELS = "models"
+"""Folder of the weights that a full run trains."""
 QUICK_ITEMS, FULL_ITEMS = 400, 2000
 QUICK_SAMPLES, FULL_SAMPLES = 96, 384
 
@@ -174,11 +176,13 @@ def _measured(ctx: RunContext, spec: Model, thoroughly: bool, task: Any) -> Outc
     from modicum.testtime.tinygpt import load_checkpoint
 
     part = f"{spec.recipe}-{spec.steps}-{spec.seed}"
+    path = (DATA if ctx.quick else ctx.out / MODELS) / spec.file
+    if ctx.quick or path.exists():
+        task.advance(1 if ctx.quick else spec.steps)
+    else:
+        train(spec.recipe, path, spec.seed, spec.steps, ctx.device, task)
     kept = ctx.load_partial(part)
     if kept is None:
-        path = (DATA if ctx.quick else ctx.out / "models") / spec.file
-        if not ctx.quick and not path.exists():
-            train(spec.recipe, path, spec.seed, spec.steps, ctx.device, task)
         model, _ = load_checkpoint(path, device=ctx.device)
         outcome = measure(
             model,
@@ -210,8 +214,6 @@ def run(ctx: RunContext) -> Result:
             parts[name] = []
             for spec in specs:
                 parts[name].append(_measured(ctx, spec, name == TRAINED, task))
-                if ctx.quick:
-                    task.advance(1)
     outcomes = {name: Outcome.pooled(found) for name, found in parts.items()}
     tables = [
         _round_table(outcomes[TRAINED], parts[TRAINED]),
@@ -221,11 +223,12 @@ def run(ctx: RunContext) -> Result:
     lines = [",".join(tables[0].columns)]
     lines += [",".join("" if cell is None else str(cell) for cell in row) for row in tables[0].rows]
     write_atomic(ctx.out / "rounds.csv", "\n".join(lines) + "\n")
+    made = [] if ctx.quick else [spec.file for specs in chosen.values() for spec in specs]
     return ctx.result(
         claims=_claims(outcomes, parts[TRAINED]),
         tables=tables,
         figures=_figures(outcomes),
-        files=["rounds.csv"],
+        files=["rounds.csv", *(f"{MODELS}/{file}" for file in made)],
         text=(
             "One of six rules is in force and the prompt does not say which. Independent samples "
             "keep trying the same rules over again, and a vote over them has nothing to agree on; "
