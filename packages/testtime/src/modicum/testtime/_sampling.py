@@ -268,6 +268,11 @@ class SamplingTask:
             return self.last.guarantee
         return "exact" if self.rule is None else self.rule.guarantee
 
+    def _settled(self) -> bool:
+        """Say whether the rule vouches for the answer; a fixed number of samples does not."""
+        fixed = self.guarantee == "exact" and self.reason == "max_samples"
+        return self.by_rule and self.guarantee != "heuristic" and not fixed
+
     def leading(self) -> tuple[int, int]:
         """Return how many samples the two most frequent answers have."""
         counts = sorted((candidate.count for candidate in self.candidates.values()), reverse=True)
@@ -281,7 +286,7 @@ class SamplingTask:
             prompt_id=self.prompt_id,
             answer=self.answer,
             text=winner.best.text if winner is not None else "",
-            certified=winner is not None and self.by_rule and self.guarantee != "heuristic",
+            certified=winner is not None and self._settled(),
             confidence=self.last.confidence,
             guarantee=self.guarantee,
             reason=self.reason,

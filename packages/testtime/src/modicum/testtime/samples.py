@@ -257,7 +257,9 @@ class Result:
     text
         Completion that stands for the answer.
     certified
-        True if the stopping rule itself ended the sampling and its guarantee is not "heuristic".
+        True if the stopping rule itself ended the sampling with a guarantee for this answer: it is
+        shown to be the mode (or the answer of the full vote), or a verifier accepted it. A fixed
+        number of samples and heuristic rules certify nothing.
         It is a statement about the model's most frequent answer, never about correctness.
     confidence
         What the rule says of the answer, NaN if it says nothing.
