@@ -1125,6 +1125,26 @@ def SamplingTaskOfAnotherPrompt(prompt_id, prompt):
     return VoteTask(prompt_id, prompt, RunSettings(Sampling()), cap=4, rule=Lead())
 
 
+def test_the_length_of_a_log_is_asked_for_by_nobody(tmp_path):
+    """``if log`` would: it counted all samples for every sample."""
+
+    class Counting(SampleLog):
+        def __len__(self):
+            raise AssertionError
+
+    for backend in (Server(), Offline()):
+        with Counting(tmp_path / f"{type(backend).__name__}.jsonl") as log:
+            assert decisions(Engine(backend, log=log).run(tasks())) == one_by_one()
+
+
+@pytest.mark.parametrize("prompts", [63, 64, 65, 200])
+def test_news_of_many_prompts_at_once_is_taken_in_by_and_by(prompts):
+    server = Server(turns=0)
+    events = list(Engine(server, inflight=500, prompts_in_flight=500).run(tasks(prompts, wave=1)))
+    assert decisions(events) == one_by_one(prompts)
+    assert server.now == 0
+
+
 def test_usage_of_a_run_is_the_sum_over_prompts():
     engine = Engine(Server(2))
     results = [event.result for event in engine.run(tasks()) if event.result]

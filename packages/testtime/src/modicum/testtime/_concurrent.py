@@ -21,6 +21,13 @@ from modicum.testtime.tasks import PromptTask
 if TYPE_CHECKING:
     from modicum.testtime.engine import Engine
 
+ARRIVALS_AT_ONCE = 64
+"""Prompts whose news is taken in before their events go out.
+
+With thousands of requests under way a longer list of events would live long enough for the garbage
+collector to walk everything again and again.
+"""
+
 
 class ConcurrentRun(Run):
     """Up to ``inflight`` requests under way, samples delivered as prefixes become complete."""
@@ -157,7 +164,7 @@ class ConcurrentRun(Run):
         if self.failure is not None:
             raise self.failure
         touched: dict[int, Lane] = {}
-        while self.arrived:
+        while self.arrived and len(touched) < ARRIVALS_AT_ONCE:
             lane, request, outcome = self.arrived.popleft()
             touched[lane.number] = lane
             if isinstance(outcome, asyncio.Task):

@@ -179,7 +179,7 @@ class Run:
     def recorded(self, lane: Lane, request: Request) -> Completion | None:
         """Return what the log holds for a request, None if nothing."""
         log = self.engine.log
-        record = log.get(request.prompt_id, request.sample_index) if log else None
+        record = None if log is None else log.get(request.prompt_id, request.sample_index)
         if record is None:
             return None
         asked = {"seed": request.seed, "expert": request.expert}
@@ -192,7 +192,7 @@ class Run:
         return completion_from_record(record)
 
     def _disagree(self, request: Request, field: str, found: Any, asked: Any) -> None:
-        path = self.engine.log.path if self.engine.log else ""
+        path = self.engine.log.path if self.engine.log is not None else ""
         raise ValueError(
             f"{path}: sample {request.sample_index} of prompt {request.prompt_id!r} was drawn with"
             f" {field} {found!r}, this run has {asked!r}"

@@ -215,6 +215,7 @@ class SampleLog:
         self._offsets: dict[str, dict[int, int]] = {}
         self._amendments: dict[tuple[str, int], dict[str, Any]] = {}
         self._written: dict[str, int] = {}
+        self._count = 0
         self._rewards_hold = True
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 closed by `close`
@@ -237,7 +238,7 @@ class SampleLog:
 
     def __len__(self) -> int:
         """Return how many samples the file holds."""
-        return sum(mask.bit_count() for mask in self._written.values())
+        return self._count
 
     def __contains__(self, name: tuple[str, int]) -> bool:
         """Say whether a sample (prompt_id, sample_index) stands in the file."""
@@ -326,6 +327,7 @@ class SampleLog:
                 f"{self.path} already has sample {sample_index} of prompt {prompt_id!r}"
             )
         self._written[prompt_id] = mask | bit
+        self._count += 1
 
     def _open(self, header: dict[str, Any]) -> dict[str, Any]:
         """Index the file and return its header; write `header` into an empty file."""
