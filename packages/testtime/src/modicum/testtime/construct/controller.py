@@ -80,14 +80,17 @@ class CountingHead(nn.Module):
     key_bias: torch.Tensor
     value_IO: torch.Tensor
 
-    def forward(self, channels_BNI: torch.Tensor) -> torch.Tensor:
-        """Return sums of the 2K values, ``[B, N, 2K]``."""
+    def forward(self, channels_BNI: torch.Tensor, last: bool = False) -> torch.Tensor:
+        """Return sums of the 2K values, ``[B, N, 2K]``; with `last` at the last token, N = 1."""
         key_BN = channels_BNI @ self.key_I + self.key_bias
         num_tokens = key_BN.shape[1]
-        future_NN = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=key_BN.device).triu(
-            1
-        )
-        weights_BNN = key_BN[:, None, :].masked_fill(future_NN, -math.inf).softmax(dim=-1)
+        scores_BNN = key_BN[:, None, :]
+        if not last:
+            future_NN = torch.ones(
+                num_tokens, num_tokens, dtype=torch.bool, device=key_BN.device
+            ).triu(1)
+            scores_BNN = scores_BNN.masked_fill(future_NN, -math.inf)
+        weights_BNN = scores_BNN.softmax(dim=-1)
         # What the sink's key scores above feedback in this precision, so that 1/w undoes it.
         above = self.key_I[0] - self.key_I[1]
         return (weights_BNN @ (channels_BNI @ self.value_IO)) * above.exp()
@@ -327,9 +330,14 @@ class ControllerHead(nn.Module):
         flags_BN2 = torch.stack([code.kind_BN == SINK, is_feedback_BN], dim=-1)
         return torch.cat([flags_BN2.to(dtype), action_BNK.to(dtype), value_BNK.to(dtype)], dim=-1)
 
-    def counts(self, code: StreamCode, feedback_BN: torch.Tensor | None = None) -> torch.Tensor:
-        """Return answers per expert and sums of their values so far, ``[B, N, 2K]``."""
-        return self.counting(self.channels(code, feedback_BN))
+    def counts(
+        self, code: StreamCode, feedback_BN: torch.Tensor | None = None, last: bool = False
+    ) -> torch.Tensor:
+        """Return answers per expert and sums of their values so far, ``[B, N, 2K]``.
+
+        With `last` at the last token only, N = 1.
+        """
+        return self.counting(self.channels(code, feedback_BN), last)
 
     def logits(self, counts_X: torch.Tensor) -> torch.Tensor:
         """Return logits of the actions ``[X, K]`` from counts ``[X, 2K]``."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -251,44 +251,49 @@ class GluedTransformer(nn.Module):
         return logits_BNV + functional.pad(open_BNK, (before, after))
 
     def _routed(
-        self,
-        ids_BN: torch.Tensor,
-        code: StreamCode,
-        feedback: torch.Tensor | None,
-        last: bool = False,
+        self, ids_BN: torch.Tensor, code: StreamCode, feedback: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return the logits by the slices that are active alone; of the last token if asked to."""
-        logits_BNV = self._phase(code)
-        wanted_BN = code.kind_BN != TURN
-        if last:
-            wanted_BN[:, :-1] = False
+        """Return the logits, each turn run by the slice of its expert alone."""
+        between_BN = code.kind_BN != TURN
         counts_BNO = self.controller.counts(code, feedback)
         action_BNK = counts_BNO.new_zeros(*ids_BN.shape, self.config.num_experts)
-        action_BNK[wanted_BN] = self.controller.logits(counts_BNO[wanted_BN])
-        logits_BNV = self._add_actions(logits_BNV, action_BNK, code)
-        for (start, stop, expert), rows in self._segments(code).items():
-            if last and stop < ids_BN.shape[1]:
-                continue
-            rows_R = torch.tensor(rows, device=ids_BN.device)
+        action_BNK[between_BN] = self.controller.logits(counts_BNO[between_BN])
+        logits_BNV = self._add_actions(self._phase(code), action_BNK, code)
+        for (start, stop, expert), rows_R in self._segments(code):
             words_RNV = self._segment(ids_BN[rows_R], code, rows_R, start, stop, expert)
             logits_BNV[rows_R, start:stop] += words_RNV
         return logits_BNV
 
-    def _segments(self, code: StreamCode) -> dict[tuple[int, int, int], list[int]]:
-        """Return the turns by place and expert, with the streams that have them."""
-        found: dict[tuple[int, int, int], list[int]] = {}
-        in_turn_BN = (code.kind_BN == TURN).cpu()
-        turn_BN, action_BN = code.turn_BN.cpu(), code.action_BN.cpu()
-        for row in range(len(in_turn_BN)):
-            columns = in_turn_BN[row].nonzero()[:, 0]
-            _, sizes = torch.unique_consecutive(turn_BN[row, columns], return_counts=True)
-            start = 0
-            for size in sizes.tolist():
-                first = int(columns[start])
-                key = (first, first + size, int(action_BN[row, first]))
-                found.setdefault(key, []).append(row)
-                start += size
-        return found
+    def _routed_next(
+        self, ids_BN: torch.Tensor, code: StreamCode, feedback: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the last of what `_routed` returns, ``[B, V]``, without computing the others."""
+        last = StreamCode(*(part[:, -1:] for part in code))
+        between_B1 = last.kind_BN != TURN
+        action_BNK = self.token_VD.new_zeros(len(ids_BN), 1, self.config.num_experts)
+        if between_B1.any():
+            action_BNK = self.controller.logits(self.controller.counts(code, feedback, last=True))
+        logits_BV = self._add_actions(self._phase(last), action_BNK, last)[:, 0]
+        for (start, stop, expert), rows_R in self._segments(code):
+            if stop == ids_BN.shape[1]:
+                words_RNV = self._segment(ids_BN[rows_R], code, rows_R, start, stop, expert)
+                logits_BV[rows_R] += words_RNV[:, -1]
+        return logits_BV
+
+    @staticmethod
+    def _segments(
+        code: StreamCode,
+    ) -> Iterator[tuple[tuple[int, int, int], torch.Tensor]]:
+        """Yield start, stop and expert of turns, each with the streams that have such a turn."""
+        in_turn_BN = code.kind_BN == TURN
+        padded_BN = functional.pad(in_turn_BN, (1, 1))
+        rows_A, starts_A = (in_turn_BN & ~padded_BN[:, :-2]).nonzero(as_tuple=True)
+        # Row by row the n-th end belongs to the n-th start.
+        stops_A = (in_turn_BN & ~padded_BN[:, 2:]).nonzero()[:, 1] + 1
+        turns_A3 = torch.stack([starts_A, stops_A, code.action_BN[rows_A, starts_A]], dim=1)
+        kinds_U3, kind_A = turns_A3.unique(dim=0, return_inverse=True)
+        for number, (start, stop, expert) in enumerate(kinds_U3.tolist()):
+            yield (start, stop, expert), rows_A[kind_A == number]
 
     def _segment(
         self,
@@ -358,7 +363,7 @@ class GluedTransformer(nn.Module):
             return self(token_ids, feedback)[:, -1]
         code = self.read(token_ids)
         self._check_feedback(token_ids, feedback)
-        return self._routed(token_ids, code, feedback, last=True)[:, -1]
+        return self._routed_next(token_ids, code, feedback)
 
     @torch.no_grad()
     def act(
@@ -401,7 +406,7 @@ class GluedTransformer(nn.Module):
         self._check_feedback(ids_BN, feedback_BN)
         if (code.kind_BN[:, -1] == TURN).any():
             raise ValueError("the last turn has no feedback yet: no action follows")
-        counts_BO = self.controller.counts(code, feedback_BN)[:, -1]
+        counts_BO = self.controller.counts(code, feedback_BN, last=True)[:, 0]
         chosen_B = choose(self.controller.logits(counts_BO), generator)
         return int(chosen_B[0]) if single else chosen_B
 
