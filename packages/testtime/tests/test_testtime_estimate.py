@@ -23,7 +23,7 @@ def test_point_estimates():
 def test_ends_are_where_the_mixture_reaches_the_level(wins, losses, confidence):
     from scipy.special import betaln, xlog1py, xlogy
 
-    low, high = share_interval(wins, losses, confidence)
+    low, high = share_interval(wins, losses, 1 - confidence)
     assert 0 <= low <= wins / max(1, wins + losses) <= high <= 1 or wins + losses == 0
     for end in (low, high):
         if 0 < end < 1:
@@ -46,7 +46,7 @@ def test_anytime_interval_covers_at_every_time_at_once():
             alive = {}
             for wins, mass in following.items():
                 if (wins, n) not in inside:
-                    inside[wins, n] = share_interval(wins, n - wins, confidence)
+                    inside[wins, n] = share_interval(wins, n - wins, 1 - confidence)
                 low, high = inside[wins, n]
                 if low <= q <= high:
                     alive[wins] = mass
@@ -108,3 +108,26 @@ def test_bad_input(arguments, message):
 
 def test_counts_may_be_an_array():
     assert estimate_gap(np.array([2, 9])).leader == 1
+
+
+@pytest.mark.parametrize("error", [0.05, 1e-3, 1e-12, 1e-19, 1e-300])
+@pytest.mark.parametrize(("wins", "losses"), [(10**7, 1), (10**7, 10**7), (5, 3), (1, 10**6)])
+def test_interval_of_large_counts_and_tiny_errors_was_refused_by_the_root_finder(
+    wins, losses, error
+):
+    from scipy.special import betaln, xlog1py, xlogy
+
+    low, high = share_interval(wins, losses, error)
+    mirrored = share_interval(losses, wins, error)
+    assert low < wins / (wins + losses) < high
+    assert (low, high) == pytest.approx((1 - mirrored[1], 1 - mirrored[0]), rel=1e-9, abs=1e-15)
+    log_e = betaln(wins + 1, losses + 1) - xlogy(wins, low) - xlog1py(losses, -low)
+    assert log_e == pytest.approx(-math.log(error), rel=1e-6, abs=1e-5)
+
+
+def test_many_pairs_leave_no_confidence_of_one():
+    # 1 - 0.05 / pairs is 1 in floats from 2e14 pairs on.
+    low, high = estimate_gap([50, 3], num_answers=10**9).interval
+    assert 0 < low < 50 / 53 < high < 1
+    with pytest.raises(ValueError, match=r"error 1e-19 for each of 499999999500000000 pairs"):
+        estimate_gap([50, 3], 0.95, "fixed", num_answers=10**9)

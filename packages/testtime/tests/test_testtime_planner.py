@@ -8,6 +8,7 @@ from modicum.testtime.bounds import round_robin_success
 from modicum.testtime.planner import compare, hard_instances, plan
 from modicum.testtime.plurality import plurality_success
 from modicum.testtime.verifier_models import (
+    DiscreteVerifier,
     GaussianVerifier,
     VerifierModel,
     best_of_n_success,
@@ -233,3 +234,87 @@ def test_slopes_of_instance_families_sum_to_two():
 def test_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         plan(**arguments)
+
+
+@pytest.mark.parametrize("strategy", ["self_consistency", "best_of_n", "verified_majority"])
+def test_error_below_rounding_was_taken_for_none(strategy):
+    # p = 0.6 and no rival: n = 754 for 1e-300, but .4^119 is already nothing next to 1.
+    values = {"p": [0.6], "null": 0.4, "verifier": VerifierModel(1.0, 0.0)}
+    if strategy == "self_consistency":
+        del values["verifier"]
+    with pytest.raises(ValueError, match=r"delta must be at least 1e-10, not 1e-300.*chernoff_n"):
+        plan(strategy, delta=1e-300, **values)
+    values.pop("verifier", None)
+    assert plan("best_of_n", delta=1e-300, **values).n == math.ceil(-300 / math.log10(0.4))
+
+
+def test_a_number_that_suffices_before_more_samples_do_worse():
+    # Not the mode: a vote of one elects it with 0.45, more and more samples with 0.
+    vote = plan("self_consistency", p=[0.45, 0.55], delta=0.6)
+    assert (vote.n, vote.feasible, vote.limit) == (1, True, 0.0)
+    assert vote.achieved == pytest.approx(0.45) and "more samples do worse" in vote.note
+    # Most samples have no answer: one is not enough, and thousands elect the other.
+    sparse = plan("self_consistency", p=[0.049, 0.051], null=0.9, delta=0.6)
+    assert plurality_success([0.049, 0.051], sparse.n, null=0.9) >= 0.4
+    assert plurality_success([0.049, 0.051], sparse.n - 1, null=0.9) < 0.4
+    # The highest score is mostly wrong, the middle one right: three samples are the best number,
+    # with .4067.
+    peaked = DiscreteVerifier([0.1, 0.85, 0.05], [0.75, 0.0, 0.25])
+    best = plan("best_of_n", p_correct=0.3, verifier=peaked, delta=0.62)
+    assert best.n == 2 and best.achieved == pytest.approx(best_of_n_success(0.3, 2, peaked))
+    assert not plan("best_of_n", p_correct=0.3, verifier=peaked, delta=0.59).feasible
+
+
+@pytest.mark.parametrize("p", [[0.36, 0.33, 0.31], [0.3, 0.26, *[0.11] * 4]])
+@pytest.mark.parametrize("delta", [0.3, 0.02])
+def test_least_n_of_large_numbers(p, delta):
+    from modicum.testtime.plurality import plurality_curve
+
+    n = plan("self_consistency", p=p, delta=delta).n
+    before = plurality_curve(p, np.arange(max(1, n - 40), n + 1))
+    assert n > 90 and before[-1] >= 1 - delta and before[:-1].max() < 1 - delta
+
+
+def test_max_n_next_to_the_number_needed():
+    n = plan("self_consistency", p=[0.5, 0.3, 0.2], delta=0.05).n
+    assert plan("self_consistency", p=[0.5, 0.3, 0.2], delta=0.05, max_n=n).n == n
+    for max_n in (1, n - 1, n - 10):
+        refused = plan("self_consistency", p=[0.5, 0.3, 0.2], delta=0.05, max_n=max_n)
+        assert refused.n is None and f"max_n = {max_n}" in refused.note
+
+
+def test_the_worst_case_is_the_most_that_any_of_the_laws_needs():
+    for gap, answers, delta in ((0.2, 6, 0.05), (0.9, 4, 0.03), (0.1, 12, 0.6), (1.0, 3, 0.1)):
+        each = [
+            plan("self_consistency", p=law, delta=delta).n for law in hard_instances(gap, answers)
+        ]
+        assert plan("self_consistency", gap=gap, answers=answers, delta=delta).n == max(each)
+
+
+def test_success_of_a_plan_from_counts_is_below_its_limit():
+    # Of the law drawn last the leader may be no mode at all: 50 % of the draws here.
+    result = plan("self_consistency", counts=[5, 4, 3], delta=0.05)
+    assert not result.feasible and result.achieved < result.limit + 0.05 < 0.7
+
+
+@pytest.mark.parametrize(
+    ("source", "setting"),
+    [
+        ({"counts": [5, 3]}, {"target": 1}),
+        ({"counts": [5, 3]}, {"tail": 0.1}),
+        ({"gap": 0.1, "answers": 3}, {"null": 0.2}),
+        ({"gap": 0.1, "answers": 3}, {"tie": "strict"}),
+    ],
+)
+def test_settings_that_were_not_looked_at(source, setting):
+    with pytest.raises(ValueError, match=rf"{next(iter(setting))}=.* goes with p, not with"):
+        plan("self_consistency", delta=0.1, **source, **setting)
+
+
+def test_strategies_with_hyphens_as_on_the_command_line():
+    assert plan("best-of-n", p_correct=0.2, delta=0.05).strategy == "best_of_n"
+
+
+def test_plan_for_very_many_experts_has_a_short_table():
+    result = plan("self_correction", experts=10**6, delta=0.05)
+    assert result.n == 950_000 and result.achieved == 0.95 and len(result.table) < 30

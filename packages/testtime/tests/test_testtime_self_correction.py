@@ -893,8 +893,8 @@ def test_regret_bound_is_in_reward_units():
     assert bound(Hedge(), (-5, 5)) == 10 * regret_bound("hedge", 4, 400)
     gaps = [0, 0.5, 0.5, 0.5]
     assert bound(UCB1(), gaps=gaps) == regret_bound("ucb1", 4, 400, gaps=gaps)
-    assert bound(EXP3(estimator="loss")) == regret_bound("exp3", 4, 400)
-    assert math.isnan(bound(EXP3()))
+    assert bound(EXP3()) == regret_bound("exp3", 4, 400)
+    assert math.isnan(bound(EXP3(estimator="reward")))
 
     class Own(Controller):
         def choose(self):

@@ -227,7 +227,7 @@ def test_crossover_is_where_the_order_changes():
         (lambda: best_of_n_success(0.5, 2.5), "n must be an integer"),
         (
             lambda: verified_majority_success([0.5, 0.5], 3, VerifierModel(1, 0), target=2),
-            "target must be an index of p, 0 to 1, not 2",
+            "target must be in 0 … 1, not 2",
         ),
         (
             lambda: verified_majority_success([1.0], 3, VerifierModel(1, 0), fallback="max"),
@@ -238,3 +238,37 @@ def test_crossover_is_where_the_order_changes():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("p", "masses"),
+    [([0.9, 0.9], {}), ([0.5, 0.3], {}), ([0.5, -0.3, 0.8], {}), ([0.5, 0.5], {"null": 0.5})],
+)
+def test_verified_majority_took_what_is_no_answer_law(p, masses):
+    # The accepted masses of all of these sum to less than 1, the rest passed for rejected samples.
+    with pytest.raises(ValueError, match="p"):
+        verified_majority_success(p, 5, VerifierModel(0.9, 0.02), **masses)
+
+
+def test_verifiers_of_other_kinds_are_named():
+    with pytest.raises(TypeError, match=r"first_accept needs a VerifierModel.*GaussianVerifier"):
+        first_accept(0.2, 5, GaussianVerifier(1.0))
+    with pytest.raises(TypeError, match="verified_majority_success needs a VerifierModel"):
+        verified_majority_success([0.5, 0.5], 5, GaussianVerifier(1.0))
+
+
+def test_rare_correct_answers_are_not_rounded_away():
+    # 1 - 1e-17 is 1 in floats; a perfect verifier written as a model is still perfect.
+    for p_correct, n in ((1e-17, 10**9), (1e-9, 10**9), (0.2, 3)):
+        perfect = best_of_n_success(p_correct, n)
+        assert best_of_n_success(p_correct, n, VerifierModel(1, 0)) == pytest.approx(
+            perfect, rel=1e-12
+        )
+    # Against the sum over levels that every discrete verifier has.
+    for p_correct, s, f, n in ((0.3, 0.8, 0.1, 7), (0.01, 1, 0.3, 40), (1, 0.2, 0.5, 3)):
+        general = DiscreteVerifier((1 - s, s), (1 - f, f)).best_of_n(p_correct, n)
+        assert best_of_n_success(p_correct, n, VerifierModel(s, f)) == pytest.approx(
+            general, rel=1e-12
+        )
+    assert best_of_n_success(0.4, 9, VerifierModel(0, 0)) == 0.4
+    assert best_of_n_success(0.4, 9, VerifierModel(1, 1)) == 0.4

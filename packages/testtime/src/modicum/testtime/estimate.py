@@ -59,28 +59,42 @@ class GapEstimate:
     method: str
 
 
-def share_interval(wins: int, losses: int, confidence: float) -> tuple[float, float]:
+def share_interval(wins: int, losses: int, error: float) -> tuple[float, float]:
     """Return an interval for a win probability that is valid at every time at once.
 
-    The set of q with ``B(wins+1, losses+1) / (q^wins (1-q)^losses) < 1 / (1 - confidence)``: the
-    uniform mixture over all alternatives is a martingale under each q, so the true one ever leaves
-    the interval with probability at most ``1 - confidence`` (Ville). B is the beta function.
+    The set of q with ``B(wins+1, losses+1) / (q^wins (1-q)^losses) < 1 / error``: the uniform
+    mixture over all alternatives is a martingale under each q, so the true one ever leaves the
+    interval with probability at most `error` (Ville). B is the beta function.
+
+    Parameters
+    ----------
+    wins, losses
+        Counts, at least 0.
+    error
+        In (0, 1); as such and not as a confidence, which would be 1 in floats below 1e-16.
     """
+    # By symmetry: near 1 a root is found to a float's spacing there, near 0 to any depth.
+    return _lower_end(wins, losses, error), 1.0 - _lower_end(losses, wins, error)
+
+
+def _lower_end(wins: int, losses: int, error: float) -> float:
     from scipy.optimize import brentq
     from scipy.special import betaln, xlog1py, xlogy
 
-    limit = -math.log1p(-confidence)
-    log_mixture = float(betaln(wins + 1, losses + 1))
-    peak = wins / (wins + losses) if wins + losses else 0.5
+    if wins == 0:
+        return 0.0
+    limit = float(betaln(wins + 1, losses + 1)) + math.log(error)
+    peak = wins / (wins + losses)
 
-    def excess(q: float) -> float:
-        return log_mixture - float(xlogy(wins, q) + xlog1py(losses, -q)) - limit
+    def excess(log_q: float) -> float:
+        q = min(math.exp(log_q), peak)
+        return limit - float(wins * log_q + xlog1py(losses, -q))
 
-    if excess(peak) >= 0:
-        raise AssertionError("the mixture is never above the likelihood at its peak")
-    low = 0.0 if excess(0.0) < 0 else brentq(excess, 0.0 if wins == 0 else 1e-300, peak)
-    high = 1.0 if excess(1.0) < 0 else brentq(excess, peak, 1.0 - 1e-16 if losses else 1.0)
-    return float(low), float(high)
+    # In log q: the likelihood is at most q^wins, so that q^wins = exp(limit) is below the end.
+    log_peak = math.log(peak)
+    if limit >= float(xlogy(wins, peak) + xlog1py(losses, -peak)):
+        return peak  # rounding, where the error is close to 1
+    return math.exp(brentq(excess, limit / wins - 1, log_peak, xtol=1e-15))
 
 
 def estimate_gap(
@@ -107,7 +121,8 @@ def estimate_gap(
     Raises
     ------
     ValueError
-        For counts that are none, or a confidence outside of (0, 1).
+        For counts that are none, or a confidence outside of (0, 1); for "fixed" if the error per
+        pair is below 1e-16.
     """
     counts_K = checked_counts(counts)
     if not 0 < confidence < 1:
@@ -124,20 +139,26 @@ def estimate_gap(
     wins = int(counts_K[leader])
     losses = int(counts_K[runner_up]) if runner_up >= 0 else 0
     pairs = num_answers * (num_answers - 1) / 2 if num_answers else 1
-    level = 1 - (1 - confidence) / pairs
+    error = (1 - confidence) / pairs
     if method == "anytime":
-        interval = share_interval(wins, losses, level)
+        interval = share_interval(wins, losses, error)
     else:
         from modicum.core.stats import clopper_pearson
 
-        interval = clopper_pearson(wins, wins + losses, level)
+        if 1 - error == 1:
+            raise ValueError(
+                f"the error {error:.3g} for each of {pairs:.0f} pairs is too small for "
+                "method='fixed'; 'anytime' has no such limit"
+            )
+        low, high = clopper_pearson(wins, wins + losses, 1 - error)
+        interval = float(low), float(high)
     total = int(counts_K.sum())
     return GapEstimate(
         leader,
         runner_up,
         (wins - losses) / total,
         wins / (wins + losses),
-        (float(interval[0]), float(interval[1])),
+        interval,
         confidence,
         method,
     )

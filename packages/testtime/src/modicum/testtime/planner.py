@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +26,20 @@ from modicum.testtime.bounds import (
     rounds_needed,
 )
 from modicum.testtime.estimate import checked_counts, share_interval
-from modicum.testtime.plurality import Tie, plurality_success
+from modicum.testtime.plurality import (
+    Tie,
+    check_answer_law,
+    check_index,
+    plurality_curve,
+    plurality_success,
+)
 from modicum.testtime.verifier_models import (
     Verifier,
     VerifierModel,
     best_of_n_success,
     first_accept,
+    first_n,
     plateau,
-    verified_majority_success,
 )
 
 __all__ = ["STRATEGIES", "Comparison", "ComparisonRow", "Plan", "compare", "plan"]
@@ -45,12 +51,28 @@ _SCAN = 4
 """Success under random ties was non-decreasing in n in every case tried, which is not a proof; so
 the neighbours of the number that bisection finds are looked at too."""
 
+_LEAST_DELTA = 1e-10
+"""Success probabilities are exact to 1e-11; an error far below cannot be told from none."""
+
+_POISSONISED_ERROR = 1.0
+"""The Poissonised success is off by less than this over n; measured at most 0.11 / n."""
+
 _DRAWS = 200
 """Draws from the posterior of an answer law."""
+
+_POSTERIOR_SHARE = 0.005
+"""How far off, relatively, the number for a draw may be: far less than draws differ."""
 
 _POISSONISED_FROM = 40
 """For these draws, whose spread is far larger, the Poissonised form does for more samples than
 this: within 0.003 at 40 samples and 0.0006 at 160, and much faster."""
+
+_HALF = 0.5
+"""More than this no vote elects an answer that is not the most likely one: that one wins at least
+as often."""
+
+_PEAKS_UP_TO = 4096
+"""How far a number is looked for where far more samples do worse."""
 
 _SAME = 1e-12
 """Probabilities closer than this are a tie."""
@@ -65,7 +87,9 @@ class Plan:
     strategy
         Which strategy.
     n
-        Samples per prompt (rounds for self-correction); None if no number suffices.
+        Samples per prompt (rounds for self-correction); None if no number suffices. From counts by
+        "dirichlet" the mean over the laws for which there is a number, also where these are too few
+        for ``feasible``.
     achieved
         Success probability at ``n``; at the limit if ``n`` is None.
     feasible
@@ -106,17 +130,13 @@ def _check_delta(delta: float) -> float:
 
 
 def _least_n(
-    success: Callable[[int], float],
-    goal: float,
-    max_n: int,
-    rough: Callable[[int], float] | None = None,
+    success: Callable[[int], float], goal: float, max_n: int, start: int = 1
 ) -> int | None:
     """Return the least n with ``success(n) >= goal``, None if there is none up to ``max_n``.
 
-    `rough` is a cheap stand-in for `success`: the search then starts where that one ends.
+    The search begins at `start`.
     """
-    guess = None if rough is None else _least_n(rough, goal, max_n)
-    low, high = _bracket(success, goal, max_n, guess or 1)
+    low, high = _bracket(success, goal, max_n, start)
     if high > max_n:
         return None
     while high - low > 1:
@@ -135,7 +155,7 @@ def _bracket(
 
     From `start` in steps that double; high is ``max_n + 1`` if the goal is not reached up to there.
     """
-    step = 1
+    step = max(1, start // 16)
     if success(start) >= goal:
         low, high = start, start
         while low > 0 and success(low) >= goal:
@@ -156,30 +176,63 @@ def _table(success: Callable[[int], float], n: int | None, max_n: int) -> list[t
     return [(point, success(point)) for point in sorted(points) if point <= max_n]
 
 
-def _vote_success(
-    p_K: npt.NDArray[np.float64],
-    target: int,
-    null: float,
-    tail: float,
-    tie: Tie,
-    exact_up_to: float = math.inf,
-) -> Callable[[int], float]:
-    remembered: dict[int, float] = {}
+class _Vote:
+    """Success of a vote on one law, and the least number of samples for it."""
 
-    def success(n: int) -> float:
-        if n not in remembered:
-            remembered[n] = plurality_success(
-                p_K,
-                n,
-                target,
-                tie=tie,
-                null=null,
-                tail=tail,
-                method="exact" if n <= exact_up_to else "poissonised",
+    def __init__(
+        self, p_K: npt.NDArray[np.float64], target: int, null: float, tail: float, tie: Tie
+    ) -> None:
+        self.p_K = p_K
+        self.target = target
+        self.masses: dict[str, Any] = {"null": null, "tail": tail, "tie": tie}
+        self.known: dict[int, float] = {}
+        self.known_roughly: dict[int, float] = {}
+        self.limit = _vote_limit(p_K, target)
+
+    def success(self, n: int) -> float:
+        """Return the exact success of n samples."""
+        if n not in self.known:
+            self.known[n] = plurality_success(self.p_K, n, self.target, **self.masses)
+        return self.known[n]
+
+    def rough(self, n: int) -> float:
+        """Return the success of a Poisson number of samples with mean n, which is quick."""
+        if n not in self.known_roughly:
+            self.known_roughly[n] = plurality_success(
+                self.p_K, n, self.target, method="poissonised", **self.masses
             )
-        return remembered[n]
+        return self.known_roughly[n]
 
-    return success
+    def roughly_least_n(self, goal: float, max_n: int, share: float = 0.0) -> int | None:
+        """Return what `least_n` does for a Poisson number of samples, not to the last sample.
+
+        It may be too large by half its square root or by a `share` of it.
+        """
+        start = min(max_n, max(1, math.ceil(_normal_n(self.p_K, self.target, goal))))
+        low, high = _bracket(self.rough, goal, max_n, start)
+        if high > max_n:
+            return None
+        while high - low > max(1, math.isqrt(high) // 2, share * high):
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.rough(middle) >= goal else (middle, high)
+        return high
+
+    def least_n(self, goal: float, max_n: int) -> int | None:
+        """Return the least n up to `max_n` with ``success(n) >= goal``, None if there is none."""
+        guess = self.roughly_least_n(goal, max_n)
+        if guess is None:
+            if self.rough(max_n) < goal - _POISSONISED_ERROR / max_n:
+                return None
+            guess = max_n
+        # One generating function serves all numbers within some sqrt(n) of each other.
+        reach = _SCAN + math.isqrt(guess)
+        window_N = np.arange(max(1, guess - reach), min(max_n, guess + reach) + 1)
+        success_N = plurality_curve(self.p_K, window_N, self.target, **self.masses)
+        self.known.update(zip(window_N.tolist(), success_N.tolist(), strict=True))
+        enough_N = window_N[success_N >= goal]
+        if enough_N.size and (enough_N[0] > window_N[0] or window_N[0] == 1):
+            return int(enough_N[0])
+        return _least_n(self.success, goal, max_n, guess)
 
 
 def _vote_limit(p_K: npt.NDArray[np.float64], target: int) -> float:
@@ -192,6 +245,21 @@ def _vote_limit(p_K: npt.NDArray[np.float64], target: int) -> float:
         return 1.0
     # Exact ties of counts vanish with n, so every rule for them leaves one mode in m the winner.
     return 1.0 / (1 + int(np.sum(np.abs(rivals - best) <= _SAME)))
+
+
+def _normal_n(p_K: npt.NDArray[np.float64], target: int, goal: float) -> float:
+    """Return about how many votes reach the goal by the normal law of the lead on one rival.
+
+    ``z^2 (p1 + p2 - gap^2) / gap^2``: too few where there are more rivals, and 0 where it says
+    nothing.
+    """
+    from scipy.special import ndtri
+
+    lead, rival = float(p_K[target]), float(np.delete(p_K, target).max(initial=0.0))
+    if lead <= rival or goal <= 0.5:
+        return 0.0
+    gap = lead - rival
+    return float(ndtri(goal)) ** 2 * (lead + rival - gap**2) / gap**2
 
 
 def plan(
@@ -221,9 +289,10 @@ def plan(
     strategy
         "self_consistency" (needs ``p``, ``counts`` or ``gap``), "best_of_n" (``p_correct``, or
         ``p`` and ``target``), "verified_majority" (``p`` and a `VerifierModel`) or
-        "self_correction" (``experts``, or ``success``).
+        "self_correction" (``experts``, or ``success``). Hyphens will do.
     delta
-        Permitted error probability per prompt, in (0, 1).
+        Permitted error probability per prompt, in (0, 1). At least 1e-10, except for best-of-n with
+        a perfect verifier and for deterministic experts.
     p, target, null, tail, tie
         Answer law, index of the correct answer, mass without an answer, mass of answers that never
         repeat, resolution of ties: as in `plurality_success`.
@@ -254,12 +323,16 @@ def plan(
     -------
     Plan
         With ``feasible=False`` and the limit where no number suffices: the correct answer is not
-        the mode, the verifier's precision is below ``1 - delta``, or ``max_n`` is met.
+        the mode, the verifier's precision is below ``1 - delta``, or ``max_n`` is met. Where more
+        samples do worse in the end, up to 4096 are looked at.
 
     Raises
     ------
     ValueError
-        For an unknown strategy, missing or impossible values.
+        For an unknown strategy, missing or impossible values, and settings that do not go with
+        ``gap`` or ``counts``.
+    TypeError
+        If ``max_n`` or ``target`` is no integer.
 
     Examples
     --------
@@ -269,8 +342,14 @@ def plan(
     False
     """
     _check_delta(delta)
-    if max_n < 1:
-        raise ValueError(f"max_n must be at least 1, not {max_n!r}")
+    check_index(max_n, "max_n", 1)
+    strategy = str(strategy).replace("-", "_")  # type: ignore[assignment]
+    closed_form = (strategy == "best_of_n" and verifier is None) or experts is not None
+    if delta < _LEAST_DELTA and not closed_form:
+        raise ValueError(
+            f"delta must be at least {_LEAST_DELTA}, not {delta!r}: success probabilities are "
+            "exact to 1e-11 only; bounds.chernoff_n has a number of votes for any delta"
+        )
     if strategy == "self_consistency":
         given = [
             name
@@ -283,7 +362,9 @@ def plan(
             )
         if p is not None:
             return _plan_vote(_law(p), target, null, tail, tie, delta, max_n)
+        _refuse_unused(given[0], {"target": target, "tail": tail, "tie": tie}, tie="random")
         if gap is not None:
+            _refuse_unused("gap", {"null": null})
             return _plan_gap(gap, answers, delta, max_n)
         assert counts is not None
         return _plan_counts(checked_counts(counts), null, method, delta, max_n, seed)
@@ -298,6 +379,13 @@ def plan(
     if strategy == "self_correction":
         return _plan_correction(experts, success, delta, max_n)
     raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}")
+
+
+def _refuse_unused(source: str, values: dict[str, Any], **defaults: Any) -> None:
+    """Refuse settings that a plan from `source` would not look at."""
+    for name, value in values.items():
+        if value != defaults.get(name, 0):
+            raise ValueError(f"{name}={value!r} goes with p, not with {source}")
 
 
 def _law(p: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -322,16 +410,29 @@ def _finish(
     limit: float,
     delta: float,
     max_n: int,
-    method: str,
     *,
-    rough: Callable[[int], float] | None = None,
+    least_n: Callable[[float, int], int | None] | None = None,
+    highest: float = 1.0,
     bounds: dict[str, int] | None = None,
     note: str = "",
 ) -> Plan:
-    """Search, given that the limit allows it, and put the plan together."""
-    n = _least_n(success, 1 - delta, max_n, rough) if limit >= 1 - delta else None
-    if n is None and limit >= 1 - delta:
-        note = f"no number up to max_n = {max_n} suffices" + (f"; {note}" if note else "")
+    """Search and put the plan together.
+
+    `highest` bounds the success of any number where the limit is too low: some number may do even
+    so, and is looked for.
+    """
+    goal = 1 - delta
+    if limit >= goal:
+        n = least_n(goal, max_n) if least_n else _least_n(success, goal, max_n)
+        if n is None:
+            note = f"no number up to max_n = {max_n} suffices" + (f"; {note}" if note else "")
+    elif highest >= goal:
+        n = first_n(lambda number: success(number) >= goal, min(max_n, _PEAKS_UP_TO))
+        if n is not None:
+            more = f"far more samples do worse, the limit is {limit:.4g}"
+            note = f"{note}; {more}" if note else more
+    else:
+        n = None
     return Plan(
         strategy=strategy,
         n=n,
@@ -339,7 +440,7 @@ def _finish(
         feasible=n is not None,
         limit=limit,
         delta=delta,
-        method=method,
+        method="exact",
         table=_table(success, n, max_n),
         bounds=bounds or {},
         note=note,
@@ -355,13 +456,13 @@ def _plan_vote(
     delta: float,
     max_n: int,
 ) -> Plan:
-    success = _vote_success(p_K, target, null, tail, tie)
-    success(1)  # Refuses what is no answer law before anything is concluded from it.
-    limit = _vote_limit(p_K, target)
+    p_K, null, tail = check_answer_law(p_K, null, tail)
+    target = check_index(target, "target", 0, len(p_K) - 1)
+    vote = _Vote(p_K, target, null, tail, tie)
     rivals_K = np.delete(p_K, target)
     gap = float(p_K[target] - rivals_K.max(initial=0.0))
     bounds = {}
-    if limit == 1.0:
+    if vote.limit == 1.0:
         if not tail:
             law_K = np.concatenate([[p_K[target]], rivals_K])
             bounds = {
@@ -369,18 +470,18 @@ def _plan_vote(
                 "hoeffding": hoeffding_n(gap, max(2, p_K.size), delta),
             }
         note = ""
-    elif limit == 0.0:
+    elif vote.limit == 0.0:
         note = f"the target is {-gap:.3g} behind the most frequent answer: votes elect that one"
     else:
-        note = f"{round(1 / limit)} answers are equally frequent: votes elect either of them"
+        note = f"{round(1 / vote.limit)} answers are equally frequent: votes elect either of them"
     return _finish(
         "self_consistency",
-        success,
-        limit,
+        vote.success,
+        vote.limit,
         delta,
         max_n,
-        "exact",
-        rough=_vote_success(p_K, target, null, tail, tie, exact_up_to=0),
+        least_n=vote.least_n,
+        highest=_HALF,
         bounds=bounds,
         note=note,
     )
@@ -405,15 +506,16 @@ def hard_instances(gap: float, answers: int) -> list[npt.NDArray[np.float64]]:
 def _plan_gap(gap: float, answers: int | None, delta: float, max_n: int) -> Plan:
     if answers is None:
         raise ValueError("the worst case at a gap needs answers, the number of possible answers")
-    laws = hard_instances(gap, answers)
+    votes = [_Vote(law_K, 0, 0.0, 0.0, "random") for law_K in hard_instances(gap, answers)]
     # The hardest for a fixed n is not the hardest for all; the plan must suffice for each of them.
-    worst: Plan | None = None
-    for law_K in laws:
-        candidate = _plan_vote(law_K, 0, 0.0, 0.0, "random", delta, max_n)
-        if worst is None or (candidate.n or math.inf) > (worst.n or math.inf):
-            worst, hardest = candidate, law_K
-    assert worst is not None
-    rivals = hardest.size - 1
+    # Most need the fewer samples by far, which one look at the number of another tells.
+    roughly = [vote.roughly_least_n(1 - delta, max_n) or max_n for vote in votes]
+    most: int | None = 0
+    for index in sorted(range(len(votes)), key=lambda index: -roughly[index]):
+        if most is not None and (most == 0 or votes[index].success(most) < 1 - delta):
+            most, hardest = votes[index].least_n(1 - delta, max_n), votes[index]
+    worst = _plan_vote(hardest.p_K, 0, 0.0, 0.0, "random", delta, max_n)
+    rivals = hardest.p_K.size - 1
     bounds = {"hoeffding": hoeffding_n(gap, answers, delta), "necessary": necessary_n(gap, delta)}
     note = (
         f"hardest of the laws with equal rivals: {rivals} of them; that no other law with this gap "
@@ -454,11 +556,14 @@ def _plan_counts(
 def _plan_lower(ranked_K: npt.NDArray[np.int64], null: float, delta: float, max_n: int) -> Plan:
     """Plan for the worst law inside the intervals of all pairs, an unseen answer among them."""
     answers = ranked_K.size + 1
-    level = 1 - delta / (answers * (answers - 1) / 2)
+    error = delta / (answers * (answers - 1) / 2)
     shares = [
-        share_interval(int(ranked_K[0]), int(rival), level)[0] for rival in [*ranked_K[1:], 0]
+        share_interval(int(ranked_K[0]), int(rival), error)[0] for rival in [*ranked_K[1:], 0]
     ]
-    note = f"leader's share against its closest rival at least {min(shares):.4g}"
+    note = (
+        f"leader's share against its closest rival at least {min(shares):.4g}, which is wrong with "
+        "a probability of at most delta on top of that of the vote"
+    )
     if min(shares) <= 0.5:
         return Plan(
             "self_consistency",
@@ -481,21 +586,23 @@ def _plan_dirichlet(
 ) -> Plan:
     rng = numpy_generator(seed, "plan", "dirichlet")
     laws_DK = (1 - null) * rng.dirichlet(np.append(ranked_K, 0) + 0.5, size=_DRAWS)
+    votes = [_Vote(law_K, 0, null, 0.0, "random") for law_K in laws_DK]
     needed_D = np.full(_DRAWS, math.inf)
-    for draw, law_K in enumerate(laws_DK):
-        if _vote_limit(law_K, 0) < 1:
+    for draw, vote in enumerate(votes):
+        if vote.limit < 1:
             continue
-        success = _vote_success(law_K, 0, null, 0.0, "random", _POISSONISED_FROM)
-        needed_D[draw] = _least_n(success, 1 - delta, max_n) or math.inf
+        guess = vote.roughly_least_n(1 - delta, max_n, _POSTERIOR_SHARE)
+        if guess is not None and guess <= _POISSONISED_FROM:
+            guess = vote.least_n(1 - delta, max_n)
+        needed_D[draw] = guess or math.inf
     finite_D = needed_D[np.isfinite(needed_D)]
     share = finite_D.size / _DRAWS
     low, high = np.quantile(needed_D, [0.05, 0.95], method="inverted_cdf")
     n = math.ceil(finite_D.mean()) if finite_D.size else None
-    mean_law = _vote_success(laws_DK.mean(axis=0), 0, null, 0.0, "random")
     return Plan(
         "self_consistency",
         n,
-        mean_law(n) if n else 0.0,
+        float(np.mean([vote.rough(n) for vote in votes])) if n else 0.0,
         n is not None and share >= 1 - delta,
         share,
         delta,
@@ -503,7 +610,7 @@ def _plan_dirichlet(
         interval=(float(low), float(high)),
         note=(
             f"mean over the {share:.0%} of posterior draws in which the leader is the mode; "
-            "success at n is that of the posterior mean law"
+            "success at n is the mean over all draws"
         ),
     )
 
@@ -538,7 +645,7 @@ def _plan_best_of_n(p_correct: float, verifier: Verifier | None, delta: float, m
             f"more samples approach {limit:.4g}, the verifier's precision on its highest score, "
             f"which is below {1 - delta:.4g}"
         )
-    return _finish("best_of_n", success, limit, delta, max_n, "exact", note=note)
+    return _finish("best_of_n", success, limit, delta, max_n, note=note)
 
 
 def _plan_verified(
@@ -551,21 +658,25 @@ def _plan_verified(
     delta: float,
     max_n: int,
 ) -> Plan:
-    remembered: dict[int, float] = {}
-
-    def success(n: int) -> float:
-        if n not in remembered:
-            remembered[n] = verified_majority_success(
-                p_K, n, verifier, target, tie=tie, null=null, tail=tail
-            )
-        return remembered[n]
-
-    success(1)
+    p_K, null, tail = check_answer_law(p_K, null, tail)
+    target = check_index(target, "target", 0, len(p_K) - 1)
     accept_K = np.full(p_K.shape, verifier.f)
     accept_K[target] = verifier.s
-    limit = _vote_limit(p_K * accept_K, target)
-    note = "" if limit == 1 else "accepted wrong answers outnumber accepted correct ones"
-    return _finish("verified_majority", success, limit, delta, max_n, "exact", note=note)
+    # A rejected sample is one without a vote.
+    voting_K, repeating = p_K * accept_K, tail * verifier.f
+    rejected = max(0.0, 1.0 - float(voting_K.sum()) - repeating)
+    vote = _Vote(voting_K, target, rejected, repeating, tie)
+    note = "" if vote.limit == 1 else "accepted wrong answers outnumber accepted correct ones"
+    return _finish(
+        "verified_majority",
+        vote.success,
+        vote.limit,
+        delta,
+        max_n,
+        least_n=vote.least_n,
+        highest=_HALF,
+        note=note,
+    )
 
 
 def _plan_correction(
@@ -582,20 +693,24 @@ def _plan_correction(
             limit,
             delta,
             max_n,
-            "exact",
             note="experts in turn, perfect verifier, every attempt independent",
         )
     assert experts is not None
     n = rounds_needed(experts, delta, mode="sequential")
+    total = experts
+
+    def solved(rounds: int) -> float:
+        return min(1.0, rounds / total)
+
     return Plan(
         "self_correction",
         n,
-        min(1.0, n / experts),
+        solved(n),
         n <= max_n,
         1.0,
         delta,
         "exact",
-        table=[(rounds, rounds / experts) for rounds in range(1, experts + 1)],
+        table=_table(solved, n, max_n),
         bounds={"independent attempts": rounds_needed(experts, delta, mode="iid")},
         note="deterministic experts, exactly one of them right, none asked twice",
     )
@@ -669,8 +784,6 @@ def compare(
     different instances. On one instance about ``z^2 (p1+p2) / gap^2`` votes stand against
     ``ln(1/delta) / p1`` verified samples; which of the two is how much larger depends on all of p.
     """
-    from scipy.special import ndtri
-
     p_K = _law(p)
     vote = plan(
         "self_consistency", p=p_K, target=target, null=null, tail=tail, delta=delta, max_n=max_n
@@ -679,8 +792,7 @@ def compare(
     rival = float(np.delete(p_K, target).max(initial=0.0))
     lead = float(p_K[target])
     gap = lead - rival
-    z = float(ndtri(1 - delta))
-    normal = z**2 * (lead + rival - gap**2) / gap**2 if gap > 0 else math.nan
+    normal = _normal_n(p_K, target, 1 - delta) if gap > 0 and delta < 0.5 else math.nan
     logarithm = math.log(1 / delta) / lead if lead > 0 and verifier is None else math.nan
     rows = [
         ComparisonRow("self_consistency", vote.n, vote.achieved, vote.limit, normal, vote.note),

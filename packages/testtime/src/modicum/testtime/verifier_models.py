@@ -16,14 +16,14 @@ Nothing is simulated and nothing is drawn here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from modicum.testtime.plurality import Tie, plurality_success
+from modicum.testtime.plurality import Tie, check_answer_law, check_index, plurality_success
 
 __all__ = [
     "DiscreteVerifier",
@@ -45,7 +45,7 @@ _GRID_REACH = 12.0
 """Trapezoidal rule for an analytic integrand that has died out at the ends: 1e-13 at n = 10^6."""
 
 _SCAN = 64
-"""`crossover` looks at every n up to here, then at a geometric grid and between its points."""
+"""`first_n` looks at every n up to here, then at a geometric grid and between its points."""
 
 
 def _probability(value: float, name: str) -> float:
@@ -58,6 +58,42 @@ def _samples(n: int) -> int:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n must be an integer of at least 1, not {n!r}")
     return int(n)
+
+
+def check_binary(verifier: object, what: str) -> VerifierModel:
+    """Return a verifier that accepts or rejects.
+
+    Raises
+    ------
+    TypeError
+        If it is of another kind.
+    """
+    if not isinstance(verifier, VerifierModel):
+        raise TypeError(f"{what} needs a VerifierModel(s, f), which accepts or rejects, not "
+                        f"{verifier!r}")  # fmt: skip
+    return verifier
+
+
+def first_n(holds: Callable[[int], bool], max_n: int) -> int | None:
+    """Return the first n up to `max_n` for which something holds, among those looked at.
+
+    That is every n up to 64 and a geometric grid, whose first hit is refined by bisection; None if
+    there is no hit.
+    """
+    for n in range(1, min(_SCAN, max_n) + 1):
+        if holds(n):
+            return n
+    low = high = _SCAN
+    while high < max_n:
+        low, high = high, min(max_n, math.ceil(1.25 * high))
+        if holds(high):
+            break
+    else:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 @dataclass(frozen=True)
@@ -163,6 +199,16 @@ class VerifierModel(DiscreteVerifier):
         """Return the probability that an accepted sample is correct; NaN if none is accepted."""
         rate = self.accept_rate(p_correct)
         return p_correct * self.s / rate if rate > 0 else math.nan
+
+    def best_of_n(self, p_correct: float, n: int) -> float:
+        """Return the probability that the best-scored of n samples is correct."""
+        rate = self.accept_rate(p_correct)
+        if rate in (0.0, 1.0):
+            return p_correct
+        # As logarithms, so that a rate far below a float's spacing at 1 counts.
+        log_none = n * math.log1p(-rate)
+        some = -math.expm1(log_none) * p_correct * self.s / rate
+        return some + math.exp(log_none) * p_correct * (1 - self.s) / (1 - rate)
 
 
 PERFECT = VerifierModel(1.0, 0.0)
@@ -290,9 +336,16 @@ def first_accept(
         Cap, at least 1.
     verifier
         None is a perfect one.
+
+    Raises
+    ------
+    ValueError
+        For a probability outside of [0, 1] or n < 1.
+    TypeError
+        For a verifier that does not accept or reject.
     """
+    rate = check_binary(verifier or PERFECT, "first_accept").accept_rate(p_correct)
     success = best_of_n_success(p_correct, n, verifier)
-    rate = (verifier or PERFECT).accept_rate(p_correct)
     accepted = -math.expm1(n * math.log1p(-rate)) if rate < 1 else 1.0
     return FirstAcceptResult(success, accepted, accepted / rate if rate > 0 else float(n))
 
@@ -313,7 +366,7 @@ def verified_majority_success(
     Parameters
     ----------
     p
-        Probabilities of the distinct answers, shape ``[K]``.
+        Probabilities of the distinct answers, shape ``[K]``; with `null` and `tail` they sum to 1.
     n
         Samples drawn.
     verifier
@@ -325,6 +378,13 @@ def verified_majority_success(
     fallback
         What happens if nothing is accepted: "abstain" is a failure, "majority" a vote over all.
 
+    Raises
+    ------
+    ValueError
+        If `p`, `null` and `tail` are no answer law, or another argument is out of its range.
+    TypeError
+        For a verifier that does not accept or reject.
+
     Notes
     -----
     A rejected sample is a sample without a vote, so this is `plurality_success` of the accepted
@@ -334,9 +394,9 @@ def verified_majority_success(
     if fallback not in ("abstain", "majority"):
         raise ValueError(f'fallback must be "abstain" or "majority", not {fallback!r}')
     n = _samples(n)
-    p_K = np.asarray(p, dtype=np.float64)
-    if not 0 <= target < p_K.size:
-        raise ValueError(f"target must be an index of p, 0 to {p_K.size - 1}, not {target!r}")
+    verifier = check_binary(verifier, "verified_majority_success")
+    p_K, null, tail = check_answer_law(p, null, tail)
+    target = check_index(target, "target", 0, len(p_K) - 1)
     accept_K = np.full(p_K.shape, verifier.f)
     accept_K[target] = verifier.s
     options: dict[str, Any] = {"target": target, "tie": tie}
@@ -395,17 +455,4 @@ def crossover(
         vote = plurality_success(p_K, n, target, null=null, tail=tail)
         return vote > best_of_n_success(float(p_K[target]), n, verifier) + 1e-12
 
-    for n in range(1, min(_SCAN, max_n) + 1):
-        if vote_wins(n):
-            return n
-    low, high = _SCAN, _SCAN
-    while high < max_n:
-        low, high = high, min(max_n, math.ceil(1.25 * high))
-        if vote_wins(high):
-            break
-    else:
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if vote_wins(middle) else (middle, high)
-    return high
+    return first_n(vote_wins, max_n)

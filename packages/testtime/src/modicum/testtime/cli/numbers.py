@@ -121,6 +121,11 @@ def plan(
     else:
         if found.n is None:
             typer.echo(f"no number of samples suffices; the limit is {cell(found.limit)}")
+        elif not found.feasible:
+            typer.echo(
+                f"no number of samples is sure to suffice: with {found.n} the success is "
+                f"{found.achieved:.6f} ({found.method}), the limit is {cell(found.limit)}"
+            )
         else:
             typer.echo(f"{found.n} samples, success {found.achieved:.6f} ({found.method})")
         if found.interval is not None:
@@ -173,6 +178,7 @@ def simulate(
     ],
     rule: Rules = None,
     null: Null = 0.0,
+    tail: Tail = 0.0,
     max_samples: Annotated[int, typer.Option(help="Cap per prompt.")] = 1000,
     runs: Annotated[int, typer.Option(help="Simulated prompts.")] = 2000,
     seed: Seed = 0,
@@ -188,7 +194,7 @@ def simulate(
     for text in rules:
         parsed = parse_rule(text)
         study = simulate_stopping(
-            parsed, law, null=null, max_samples=max_samples, runs=runs, seed=seed
+            parsed, law, null=null, tail=tail, max_samples=max_samples, runs=runs, seed=seed
         )
         found[text] = _study(parsed.guarantee, study)
     if json:

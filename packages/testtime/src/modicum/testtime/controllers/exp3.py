@@ -15,7 +15,7 @@ __all__ = ["EXP3"]
 
 
 class EXP3(VectorController):
-    """Play expert a with probability p_a ∝ exp(η G_a), G_a the sum of its rewards over p.
+    """Play expert a with probability p_a ∝ exp(η G_a), G_a an estimate of its total reward.
 
     For adversarial or drifting rewards. Everything is kept as logarithms of probabilities, so that
     no weight overflows or vanishes for any number of rounds.
@@ -27,12 +27,11 @@ class EXP3(VectorController):
         K = 1). In a session T is the number of rounds played before this prompt and of this
         prompt's together.
     estimator
-        "reward": G_a sums r/p_a over the rounds in which a was played. "loss": -G_a sums
-        (1 - r)/p_a, for which the expected regret is at most ``sqrt(2 T K ln K)`` against every
-        sequence of rewards. The estimates of "reward" are not bounded above, and it has no such
-        bound: of two experts that change places within 1,000 rounds it lost 245 ± 4 (standard
-        error) where the bound is 52.7 and "loss" lost 19 ± 3 (``modicum demo
-        testtime/controllers``). Take "loss" where rewards may drift.
+        "loss": -G_a sums (1 - r)/p_a over the rounds in which a was played; the expected regret is
+        at most ``sqrt(2 T K ln K)`` against every sequence of rewards. "reward": G_a sums r/p_a.
+        These estimates are not bounded above, and there is no such bound: of two experts that
+        change places within 1,000 rounds "reward" lost 245 ± 4 (standard error) where the bound is
+        52.7 and "loss" lost 19 ± 3 (``modicum demo testtime/controllers``).
     reset
         "query" or "session".
 
@@ -48,7 +47,7 @@ class EXP3(VectorController):
     def __init__(
         self,
         eta: float | Literal["auto"] = "auto",
-        estimator: Literal["reward", "loss"] = "reward",
+        estimator: Literal["loss", "reward"] = "loss",
         reset: Literal["query", "session"] = "query",
     ) -> None:
         super().__init__(reset)

@@ -90,8 +90,8 @@ def regrets(ctx: RunContext) -> tuple[list[list[Any]], dict[str, ControllerStudy
     players: list[tuple[str, Controller]] = [
         ("UCB1", UCB1()),
         ("Thompson", Thompson("query")),
-        ("EXP3, losses", EXP3(estimator="loss")),
-        ("EXP3, rewards", EXP3()),
+        ("EXP3, losses", EXP3()),
+        ("EXP3, rewards", EXP3(estimator="reward")),
         ("Hedge", Hedge()),
         ("round robin", RoundRobin()),
         ("uniform", Uniform()),
