@@ -8,16 +8,21 @@ import contextlib
 import json
 import logging
 import math
+import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from typing import Any
 
+import httpx
 import pytest
 
+from modicum.testtime.backends import replay
 from modicum.testtime.integrations.openai import (
     OpenAIBackend,
     PermanentError,
@@ -25,6 +30,8 @@ from modicum.testtime.integrations.openai import (
     ServerError,
 )
 from modicum.testtime.samples import AsyncGenerator, Request, Sampling, sample_seed
+from modicum.testtime.self_consistency import SelfConsistency
+from modicum.testtime.stopping import Curtailed
 
 KEY = "sk-a-very-secret-key-0123456789"
 
@@ -719,3 +726,217 @@ def test_without_httpx_the_error_says_what_to_install():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
     assert 'pip install "modicum-testtime[openai]"' in result.stderr.splitlines()[-1]
+
+
+# --- a strategy on the small server ---------------------------------------------------------------
+
+
+def test_cancelled_requests_do_not_vote_and_leave_the_server():
+    """Samples 0 … 2 agree and decide the vote of five; the server never answers the other two."""
+    handled = []
+
+    async def handler(call, number):
+        index = seeds.index(call.body["seed"])
+        if index < 3:
+            await call.answer(answer("right"))
+        else:
+            await call.until_the_client_leaves()
+            call.writer.close()
+            handled.append(index)
+
+    async def scenario():
+        async with serving(handler) as server:
+            strategy = SelfConsistency(backend(server.url), stop=Curtailed(5), wave=5)
+            (result,) = await strategy.arun([("p", "?")], seed=0)
+            while server.inside or server.connections:
+                await asyncio.sleep(0.001)
+            return result
+
+    seeds = [sample_seed(0, "p", index) for index in range(5)]
+    result = asyncio.run(scenario())
+    assert (result.answer, result.votes, result.reason) == ("right", {"right": 3}, "decided")
+    assert [s.sample_index for s in result.samples] == [0, 1, 2]
+    assert (result.usage.submitted, result.usage.used, result.usage.cancelled) == (5, 3, 2)
+    assert sorted(handled) == [3, 4]
+
+
+def test_a_refused_request_ends_the_run_with_the_servers_words():
+    async def scenario(**options):
+        async with serving(
+            lambda c, n: c.answer({"error": {"message": "no such model"}}, 404)
+        ) as s:
+            strategy = SelfConsistency(backend(s.url), max_samples=3, **options)
+            return await strategy.arun(["?"])
+
+    with pytest.raises(PermanentError, match="no such model"):
+        asyncio.run(scenario())
+    (result,) = asyncio.run(scenario(on_error="null"))
+    assert result.answer is None and result.reason == "no_parseable_answer"
+
+
+# --- vLLM's own server ----------------------------------------------------------------------------
+
+PROMPT = "The committee met in the morning and"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ '\n' }}{% endfor %}"
+    "{{ '<assistant>' if add_generation_prompt else '' }}"
+)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Address of vLLM's server with the shipped tiny model, in a process group of its own."""
+    from modicum.core.watermark.adapters.tiny_lm import tiny_path
+
+    folder = tmp_path_factory.mktemp("server")
+    template = folder / "template.jinja"
+    template.write_text(TEMPLATE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model",
+        str(tiny_path("target")), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port",
+        str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "1024",
+        "--max-num-seqs", "32", "--generation-config", "vllm", "--chat-template", str(template),
+        "--api-key", KEY,
+    ]  # fmt: skip
+    with (
+        open(folder / "log", "w+") as log,
+        subprocess.Popen(
+            command, env=os.environ | settings, stdout=log, stderr=log, start_new_session=True
+        ) as process,
+    ):
+        try:
+            yield wait_for(f"http://127.0.0.1:{port}", process, folder / "log")
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(address, process, log):
+    """Wait until a server answers; three processes load vLLM one after another."""
+    with httpx.Client(trust_env=False) as client:
+        for _ in range(1200):
+            assert process.poll() is None, log.read_text()[-3000:]
+            with contextlib.suppress(httpx.TransportError):
+                if client.get(f"{address}/health").status_code == 200:
+                    return address
+            time.sleep(0.5)
+    raise AssertionError(log.read_text()[-3000:])
+
+
+def gauge(address, name):
+    text = httpx.get(f"{address}/metrics", trust_env=False).text
+    return sum(float(v) for v in re.findall(rf"^vllm:{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+class TestOnVLLM:
+    """Round trips; starting the server takes one to five minutes."""
+
+    def client(self, served, **options):
+        return OpenAIBackend(
+            f"{served}/v1", "tiny", api_key=KEY, client_options={"trust_env": False}, **options
+        )
+
+    def complete(self, client, wanted):
+        async def scenario():
+            try:
+                return await asyncio.gather(*map(client.agenerate, wanted))
+            finally:
+                await client.aclose()
+
+        return asyncio.run(scenario())
+
+    def test_seeds_are_honoured_and_streams_say_the_same(self, served):
+        params = Sampling(max_tokens=12, logprobs=True, extra={"return_token_ids": True})
+        wanted = [request(i, PROMPT, params) for i in range(24)]
+        plain = self.complete(self.client(served, chat=False), wanted)
+        again = self.complete(self.client(served, chat=False, concurrency=3), wanted[::-1])[::-1]
+        streamed = self.complete(self.client(served, chat=False, stream=True), wanted)
+        for other in (again, streamed):
+            assert [c.token_ids for c in other] == [c.token_ids for c in plain]
+            assert [c.text for c in other] == [c.text for c in plain]
+            assert [c.logprob_sum for c in other] == pytest.approx([c.logprob_sum for c in plain])
+            assert {(c.n_prompt_tokens, c.n_tokens) for c in other} == {(13, 12)}
+        assert len({c.token_ids for c in plain}) > 12
+        assert all(-60 < c.logprob_sum < 0 for c in plain)
+        assert {c.finish_reason for c in plain} <= {"length", "stop"}
+
+    def test_chats_stop_strings_and_refusals(self, served):
+        params = Sampling(max_tokens=60, stop=(".",), top_k=20, min_p=0.01)
+        chat = [{"role": "user", "content": PROMPT}]
+        as_chat, as_text = self.complete(
+            self.client(served), [request(0, chat, params), request(0, PROMPT, params)]
+        )
+        assert as_chat.text == as_text.text and "." not in as_chat.text
+        (same,) = self.complete(
+            self.client(served, chat=False),
+            [request(0, f"<user>{PROMPT}\n<assistant>", params)],
+        )
+        assert same.text == as_chat.text and same.n_prompt_tokens == as_chat.n_prompt_tokens
+        with pytest.raises(PermanentError, match="maximum context length") as caught:
+            self.complete(self.client(served), [request(0, "word " * 1200)])
+        assert caught.value.status == 400 and KEY not in str(caught.value)
+        stranger = OpenAIBackend(
+            f"{served}/v1", "tiny", api_key="wrong", client_options={"trust_env": False}
+        )
+        with pytest.raises(PermanentError, match="Unauthorized"):
+            self.complete(stranger, [request()])
+        with pytest.raises(PermanentError, match="absent"):
+            absent = self.client(served)
+            absent.model = "absent"
+            self.complete(absent, [request()])
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_no_vote_from_cancelled_requests_and_the_server_is_rid_of_them(self, served, stream):
+        """Five samples of three short answers that agree and two that would run on and on."""
+        client = self.client(served, chat=False, stream=stream)
+        long = Sampling(max_tokens=900, extra={"ignore_eos": True})
+
+        class ShortAndLong:
+            aclose = client.aclose
+
+            async def agenerate(self, wanted):
+                params = short if wanted.sample_index < 3 else long
+                return await client.agenerate(replace(wanted, params=params))
+
+        short = Sampling(max_tokens=12, extra={"stop_token_ids": list(range(2048))})
+        before = gauge(served, "generation_tokens_total")
+        strategy = SelfConsistency(
+            ShortAndLong(), extract=lambda text: "same", stop=Curtailed(5), wave=5
+        )
+        (result,) = strategy.run([("p", PROMPT)])
+        assert (result.votes, result.usage.cancelled) == ({"same": 3}, 2)
+        assert [s.sample_index for s in result.samples] == [0, 1, 2]
+        for _ in range(600):
+            if not gauge(served, "num_requests_running"):
+                break
+            time.sleep(0.05)
+        assert gauge(served, "num_requests_running") == gauge(served, "num_requests_waiting") == 0
+        # The server had begun with the long ones, and never got anywhere near their ends.
+        drawn = gauge(served, "generation_tokens_total") - before
+        assert sum(s.n_tokens for s in result.samples) < drawn < 900
+
+    def test_decisions_are_those_of_a_replay_of_the_log(self, served, tmp_path):
+        params = Sampling(temperature=0.7, max_tokens=30, stop=(".", ",", "\n"))
+        prompts = [PROMPT, "She was tired because", "They wanted to", "The old"]
+        log = tmp_path / "log.jsonl"
+        options = {"extract": lambda text: text.split()[0], "stop": Curtailed(16)}
+        client = self.client(served, chat=False)
+        results = SelfConsistency(client, wave=16, **options).run(prompts, params, log=log)
+        again = SelfConsistency(client, inflight=3, **options).run(prompts, params)
+        replayed = SelfConsistency(replay(log), wave="boundary", **options).run(prompts, params)
+        for other in (again, replayed):
+            assert [(r.answer, r.votes, r.reason) for r in other] == [
+                (r.answer, r.votes, r.reason) for r in results
+            ]
+        assert any(r.reason == "decided" for r in results)
