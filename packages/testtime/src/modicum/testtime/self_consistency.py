@@ -339,9 +339,7 @@ class _VoteTask(SamplingTask):
         """Return the answer with the most votes."""
         top = self.candidates.top()
         declared = self.last.answer if self.by_rule else None
-        if declared in self.candidates and (
-            declared != top[0].key or self._is_final(self.last)
-        ):
+        if declared in self.candidates and (declared != top[0].key or self._is_final(self.last)):
             return self.candidates[declared]
         return top[0] if len(top) == 1 else self._break_tie(top)
 
