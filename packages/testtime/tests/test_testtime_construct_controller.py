@@ -399,7 +399,8 @@ def test_policies_by_name_object_and_table():
     assert as_policy("round_robin").name == as_policy("round-robin").name == "round-robin"
     assert as_policy(ucb1(3.0)).name == "ucb1"
     assert as_policy(Hedge(eta=0.2)).eta == 0.2
-    assert as_policy("exp3").estimator == "reward"
+    assert as_policy("exp3") == as_policy(EXP3()) == exp3(None, "loss")
+    assert as_policy(EXP3(estimator="reward")).estimator == "reward"
     for policy in (ucb1(), round_robin("random"), hedge(0.1), exp3(None, "loss")):
         again = stand_in(describe(policy))
         assert describe(again) == describe(policy)

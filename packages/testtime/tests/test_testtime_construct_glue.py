@@ -277,7 +277,7 @@ def test_the_sink_has_the_value_zero_and_inactive_slices_see_nothing_else(codes)
     assert attention_leak(model, ids_BN) < 1e-12
 
 
-@pytest.mark.parametrize("controller", ["ucb1", "exp3"])
+@pytest.mark.parametrize("controller", ["ucb1", "hedge"])
 def test_every_phase_has_its_tokens(controller):
     experts = [gpt2(i, vocab=v) for i, v in enumerate((30, 12, 20))]
     model = glue(experts, 4, controller, end_of_input=3)
@@ -304,7 +304,7 @@ def test_every_phase_has_its_tokens(controller):
         assert torch.equal(logits_BNK[~in_turn_BN], given[~in_turn_BN])
 
 
-@pytest.mark.parametrize("controller", ["ucb1", "exp3"])
+@pytest.mark.parametrize("controller", ["ucb1", "hedge"])
 def test_logits_of_the_next_token_are_the_last_of_all(controller):
     experts = [gpt2(i, vocab=v, width=w) for i, (v, w) in enumerate(((30, 24), (12, 12)))]
     model = glue(experts, 3, controller, end_of_input=3)
@@ -585,6 +585,12 @@ def test_no_experts_and_streams_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"feedback must have the shape .*\[1, 3\], not \[3\]"):
         soft = glue([gpt2(0), gpt2(1)], 2, "hedge", end_of_input=29)
         soft(torch.tensor([[sink, first, fed]]), torch.zeros(3))
+    with pytest.raises(ValueError, match="feedback must be finite"):
+        soft(torch.tensor([[sink, first, fed]]), torch.tensor([[0, 0, math.nan]]))
+    weighing = glue([gpt2(0), gpt2(1)], 2, "exp3", end_of_input=29)
+    weighing(torch.tensor([[sink, first]]))
+    with pytest.raises(ValueError, match=r"weighs rewards by probabilities.*give feedback"):
+        weighing(torch.tensor([[sink, first, fed]]))
 
 
 def test_end_of_input_is_taken_from_the_configuration():

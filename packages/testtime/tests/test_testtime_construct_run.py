@@ -183,12 +183,13 @@ def test_sampled_words_follow_the_expert(experts):
     assert again.turns[0].response == (int(greedy),)
 
 
-def test_exp3_draws_and_learns_as_the_controller_outside(experts):
+@pytest.mark.parametrize("estimator", ["reward", "loss"])
+def test_exp3_draws_and_learns_as_the_controller_outside(experts, estimator):
     rounds = 10
     model = glue(
         experts,
         rounds,
-        EXP3(eta=0.4),
+        EXP3(eta=0.4, estimator=estimator),
         end_of_input=END_OF_INPUT,
         mode="routed",
         dtype=torch.float64,
@@ -202,12 +203,13 @@ def test_exp3_draws_and_learns_as_the_controller_outside(experts):
     found = model.generate(queries, verify, max_new_tokens=LENGTH, generator=torch_generator(1))
     assert len({turn.expert for one in found for turn in one.turns}) == 4
     for trajectory in found:
-        outside = EXP3(eta=0.4).start(4, rounds)
+        outside = EXP3(eta=0.4, estimator=estimator).start(4, rounds)
         values = [0.0] * (1 + LENGTH)
         for turn in trajectory.turns:
             log_probs = outside.log_probs()
             values += [0.0] * (1 + LENGTH)
-            values.append(turn.reward / math.exp(log_probs[turn.expert]))
+            worth = turn.reward if estimator == "reward" else turn.reward - 1
+            values.append(worth / math.exp(log_probs[turn.expert]))
             outside.observe(turn.expert, turn.reward)
         feedback = torch.tensor([values], dtype=torch.float64)
         logits = model.action_logits(trajectory.token_ids[None], feedback)[0, -1]
@@ -220,7 +222,9 @@ def test_exp3_draws_and_learns_as_the_controller_outside(experts):
 
 
 def test_exp3_draws_with_its_probabilities(experts):
-    model = glue(experts, 2, EXP3(eta=1.0), end_of_input=END_OF_INPUT, mode="routed")
+    model = glue(
+        experts, 2, EXP3(eta=1.0, estimator="reward"), end_of_input=END_OF_INPUT, mode="routed"
+    )
     ids, feedback = model.stream_of([(2, 0.5)])
     # After reward 0.5 at probability 1/4 the sum is 2.
     law = np.exp([0, 0, 2, 0]) / np.exp([0, 0, 2, 0]).sum()

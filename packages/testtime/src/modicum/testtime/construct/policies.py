@@ -173,10 +173,11 @@ def hedge(eta: float | None = None) -> SoftmaxPolicy:
     return SoftmaxPolicy("hedge", eta, "plain", full_information=True)
 
 
-def exp3(
-    eta: float | None = None, estimator: Literal["reward", "loss"] = "reward"
-) -> SoftmaxPolicy:
-    """Return exponential weights on importance-weighted rewards."""
+def exp3(eta: float | None = None, estimator: Literal["loss", "reward"] = "loss") -> SoftmaxPolicy:
+    """Return exponential weights on importance-weighted losses, or rewards.
+
+    `modicum.testtime.controllers.exp3.EXP3` says what the two estimators are worth.
+    """
     return SoftmaxPolicy("exp3", eta, estimator)
 
 

@@ -34,6 +34,7 @@ from modicum.testtime.construct.controller import ControllerHead, stand_in
 from modicum.testtime.construct.policies import SoftmaxPolicy
 from modicum.testtime.construct.run import Run, Trajectory, Verifier, choose
 from modicum.testtime.construct.stream import (
+    FEEDBACK,
     PROMPT,
     SINK,
     TURN,
@@ -147,7 +148,8 @@ class GluedTransformer(nn.Module):
             int64 ``[B, N]``; see `modicum.testtime.construct.stream` for their form.
         feedback
             Values that the feedback tokens carry, ``[B, N]``, for softmax policies; None takes 0
-            and 1 from the tokens. Elsewhere than at feedback they do not matter.
+            and 1 from the tokens, where the policy does not weigh them. Elsewhere than at feedback
+            they do not matter.
 
         Returns
         -------
@@ -161,7 +163,7 @@ class GluedTransformer(nn.Module):
             an expert's positions, or carry values that the policy does not take.
         """
         code = self.read(token_ids)
-        self._check_feedback(token_ids, feedback)
+        self._check_feedback(code, feedback)
         if self.mode == "routed":
             return self._routed(token_ids, code, feedback)
         x_BND = self.embed(token_ids, code)
@@ -189,19 +191,28 @@ class GluedTransformer(nn.Module):
             )
         return code
 
-    def _check_feedback(self, ids_BN: torch.Tensor, feedback: torch.Tensor | None) -> None:
+    def _check_feedback(self, code: StreamCode, feedback: torch.Tensor | None) -> None:
+        policy, fed_BN = self.controller.policy, code.kind_BN == FEEDBACK
         if feedback is None:
+            weighs = isinstance(policy, SoftmaxPolicy) and policy.estimator != "plain"
+            if weighs and fed_BN.any():
+                raise ValueError(
+                    f"the policy {policy.name!r} weighs rewards by probabilities, which the tokens "
+                    "do not say: give feedback (`stream_of` and `feedback_of` compute it)"
+                )
             return
-        if self.controller.is_index:
+        if not isinstance(policy, SoftmaxPolicy):
             raise ValueError(
                 "index policies count accepted answers: the feedback tokens say everything, and "
                 "feedback must be None"
             )
-        if feedback.shape != ids_BN.shape:
+        if feedback.shape != fed_BN.shape:
             raise ValueError(
-                f"feedback must have the shape of the token ids, {list(ids_BN.shape)}, not "
+                f"feedback must have the shape of the token ids, {list(fed_BN.shape)}, not "
                 f"{list(feedback.shape)}"
             )
+        if not feedback[fed_BN].isfinite().all():
+            raise ValueError("feedback must be finite at feedback tokens")
 
     def embed(self, ids_BN: torch.Tensor, code: StreamCode) -> torch.Tensor:
         """Return the residual stream before the first block, ``[B, N, D]``."""
@@ -348,7 +359,7 @@ class GluedTransformer(nn.Module):
         They are what `forward` gives the action tokens wherever an action may follow.
         """
         code = self.read(token_ids)
-        self._check_feedback(token_ids, feedback)
+        self._check_feedback(code, feedback)
         return self.controller(code, feedback)
 
     @torch.no_grad()
@@ -362,7 +373,7 @@ class GluedTransformer(nn.Module):
         if self.mode == "dense":
             return self(token_ids, feedback)[:, -1]
         code = self.read(token_ids)
-        self._check_feedback(token_ids, feedback)
+        self._check_feedback(code, feedback)
         return self._routed_next(token_ids, code, feedback)
 
     @torch.no_grad()
@@ -403,7 +414,7 @@ class GluedTransformer(nn.Module):
         ids_BN = history[None] if single else history
         feedback_BN = feedback[None] if single and feedback is not None else feedback
         code = self.read(ids_BN)
-        self._check_feedback(ids_BN, feedback_BN)
+        self._check_feedback(code, feedback_BN)
         if (code.kind_BN[:, -1] == TURN).any():
             raise ValueError("the last turn has no feedback yet: no action follows")
         counts_BO = self.controller.counts(code, feedback_BN, last=True)[:, 0]
