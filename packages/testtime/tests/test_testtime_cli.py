@@ -105,6 +105,21 @@ def test_boundary_prints_the_published_integers(tmp_path):
     assert "runner-up" in call("boundary", "--size", "2")
 
 
+def test_boundary_of_a_rule_without_one_was_a_traceback():
+    with pytest.raises(ValueError, match=r"ModeCertificate has no boundary.*ppr and beta have one"):
+        call("boundary", "--rule", "certificate:0.05")
+
+
+def test_simulate_with_answers_that_never_repeat():
+    found = value("simulate", "--p", "0.5,0.3", "--tail", 0.2, "--rule", "beta", "--runs", 50)
+    assert 0 < found["beta"]["mean_samples"] < 1000
+
+
+def test_plan_from_counts_says_that_its_number_is_not_sure():
+    said = call("plan", "--counts", "5,4,3", status=1)
+    assert "no number of samples is sure to suffice" in said and "success is 0.5" in said
+
+
 def test_run_on_recorded_samples(files):
     arguments = [
         "run", files / "prompts.jsonl", "--backend", "replay", "--samples", files / "samples.jsonl",

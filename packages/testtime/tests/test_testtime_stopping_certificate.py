@@ -63,8 +63,12 @@ def test_is_its_definition_on_long_races_whatever_is_kept(kept, monkeypatch):
     for turn in range(25):
         # A block of one answer after the other: the lead changes hands often.
         keys = np.repeat(rng.integers(0, 9, size=30), rng.integers(1, 7, size=30)).tolist()
-        assert run(ModeCertificate(0.1), keys) == by_definition(keys, 0.1), turn
-        assert len(ModeCertificate(0.1)._rivals) <= kept
+        rule = ModeCertificate(0.1)
+        decisions = ((used, rule.update(key)) for used, key in enumerate(keys, 1))
+        stops = ((used, decision.answer) for used, decision in decisions if decision.stop)
+        stopped = next(stops, (len(keys), None))
+        assert stopped == by_definition(keys, 0.1), turn
+        assert len(rule._rivals) <= kept
 
 
 def test_rivals_found_later_and_votes_before_count_as_they_should():

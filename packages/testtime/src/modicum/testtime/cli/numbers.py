@@ -135,7 +135,8 @@ def plan(
             typer.echo(f"{name}: {bound}")
         if found.note:
             typer.echo(found.note)
-        print_table(["n", "success"], found.table)
+        if found.table:
+            print_table(["n", "success"], found.table)
     if not found.feasible:
         raise typer.Exit(1)
 
@@ -240,7 +241,11 @@ def boundary(
     from modicum.testtime.stopping import parse_rule
 
     rules = rule or ["ppr:delta=0.05,num_answers=2", "beta:conf=0.95"]
-    tables = {text: parse_rule(text).table(size + 1) for text in rules}
+    try:
+        tables = {text: parse_rule(text).table(size + 1) for text in rules}
+    except TypeError as error:
+        # A user's choice of rule, for which this is an answer and not a fault of the program.
+        raise ValueError(f"{error}; ppr and beta have one") from error
     if plot is not None:
         from modicum.testtime.plots import stopping_boundary
 
