@@ -26,6 +26,7 @@ from modicum.testtime.stopping import (
     Supermajority,
     VoteCounter,
     expected_gain,
+    parse_rule,
 )
 
 KEY = st.sampled_from(["a", "a", "a", "b", "b", "c", "d", None])
@@ -507,3 +508,24 @@ def test_more_answers_than_were_said_end_the_certificate():
     with pytest.warns(UserWarning, match="'d' is answer number 4"):
         rule.update("d")
     assert run(rule, ["a"] * 60)[1].stop  # the next prompt is another matter
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        [("b", 0.1), ("a", 0.2), ("a", 0.1), ("b", 0.2)],
+        [("a", 0.1), ("b", 0.1), ("b", 0.1), ("b", 0.1), ("a", 0.2)],
+    ],
+)
+def test_curtailed_weights_that_tie_but_for_rounding(votes):
+    # Before the last vote the lead is 0.2 or a rounding more than that; both end with 0.3...04.
+    rule = Curtailed(len(votes), weight_bound=0.2)
+    decisions = [rule.update(key, None, weight) for key, weight in votes]
+    assert [decision.stop for decision in decisions] == [False] * (len(votes) - 1) + [True]
+    assert decisions[-1].answer == votes[0][0]
+
+
+def test_names_of_rules_in_any_case():
+    assert repr(parse_rule("Accept_Count:3")) == repr(parse_rule("accept-count:3"))
+    with pytest.raises(ValueError, match="no stopping rule 'Bets'"):
+        parse_rule("Bets:0.9")

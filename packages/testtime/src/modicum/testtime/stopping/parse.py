@@ -40,7 +40,8 @@ def parse_rule(text: str) -> StoppingRule:
     ----------
     text
         ``name``, ``name:value`` (the rule's first setting) or ``name:setting=value,…``; names are
-        the keys of `RULES`, settings those of the rule's class.
+        the keys of `RULES` in any case, underscores for hyphens will do; settings are those of the
+        rule's class.
 
     Returns
     -------
@@ -59,9 +60,10 @@ def parse_rule(text: str) -> StoppingRule:
     >>> parse_rule("curtailed:40")
     Curtailed(40)
     """
-    name, _, rest = text.strip().partition(":")
+    given, _, rest = text.strip().partition(":")
+    name = given.strip().lower().replace("_", "-")
     if name not in RULES:
-        raise ValueError(f"no stopping rule {name!r}; there are {', '.join(RULES)}")
+        raise ValueError(f"no stopping rule {given!r}; there are {', '.join(RULES)}")
     kind = RULES[name]
     allowed = inspect.signature(kind).parameters
     settings: dict[str, Any] = {}
