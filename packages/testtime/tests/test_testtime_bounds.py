@@ -360,3 +360,9 @@ def test_self_correction_gap_adds_up():
 def test_bad_values_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_uniform_exploration_pays_for_the_expert_with_few_rounds():
+    # Two experts, 160 rounds: each has at least 40 but for a chance of 2 exp(-10).
+    expected = math.sqrt(2 * math.log(4) / 40) + 2 * math.exp(-10)
+    assert regret_bound("uniform", 2, 160) == pytest.approx(expected, rel=1e-9)

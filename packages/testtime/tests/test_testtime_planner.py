@@ -5,6 +5,7 @@ import pytest
 
 from modicum.core.device import numpy_generator
 from modicum.testtime.bounds import round_robin_success
+from modicum.testtime.estimate import share_interval
 from modicum.testtime.planner import compare, hard_instances, plan
 from modicum.testtime.plurality import plurality_success
 from modicum.testtime.verifier_models import (
@@ -318,3 +319,20 @@ def test_strategies_with_hyphens_as_on_the_command_line():
 def test_plan_for_very_many_experts_has_a_short_table():
     result = plan("self_correction", experts=10**6, delta=0.05)
     assert result.n == 950_000 and result.achieved == 0.95 and len(result.table) < 30
+
+
+def test_lower_pays_for_every_pair_and_for_an_unseen_answer():
+    # Three answers and one unseen are six pairs; the law has every rival at its upper end.
+    delta, counts = 0.06, [4000, 2500, 500]
+    result = plan("self_consistency", counts=counts, method="lower", delta=delta)
+    ends = [share_interval(4000, rival, delta / 6)[0] for rival in (2500, 500, 0)]
+    law = np.array([1.0, *((1 - end) / end for end in ends)])
+    assert result.n == plan("self_consistency", p=law / law.sum(), delta=delta).n
+    assert f"at least {ends[0]:.4g}" in result.note
+
+
+def test_posterior_has_an_unseen_answer():
+    # One vote: the share of its answer is Beta(3/2, 1/2), above one half with .818. 200 draws are
+    # within .16 of it but for a chance below 1e-6.
+    assert plan("self_consistency", counts=[1], delta=0.1).limit == pytest.approx(0.818, abs=0.16)
+    assert plan("self_consistency", counts=[1], delta=0.1).limit < 1
