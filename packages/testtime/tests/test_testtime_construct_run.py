@@ -110,6 +110,18 @@ def test_the_stream_of_a_game_is_what_was_played(experts):
     assert int(code.turn_BN.max()) == 3
 
 
+def test_a_response_is_as_long_as_positions_allow_unless_it_is_said(experts):
+    model = glue(experts, 4, "ucb1", end_of_input=END_OF_INPUT, mode="routed")
+    query = strings(1, seed=3)[0]
+    played = model.generate(query, verifier_of("sort"), 4)
+    assert [len(turn.response) for turn in played.turns] == [LENGTH] * 4
+    assert played.rewards[NAMES.index("sort")] == 1
+    shorter = model.generate(query[:5], lambda query, response: 0.0, 1)
+    assert len(shorter.turns[0].response) == 2 * LENGTH + 1 - 5 - 1
+    with pytest.raises(ValueError, match=r"prompt of 16 words leaves no room .*\(17, 17, 17, 17\)"):
+        model.generate(torch.cat([query, query]), verifier_of("sort"))
+
+
 def test_stopping_at_the_first_accepted_answer(experts):
     model = glue(experts, 4, "ucb1", end_of_input=END_OF_INPUT, mode="routed")
     queries = strings(40, seed=2)

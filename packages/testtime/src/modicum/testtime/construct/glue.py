@@ -141,6 +141,7 @@ def glue(
     model = GluedTransformer(config, mode).to(dtype)
     model.query_code_TC.copy_(turn_codes.query_TC)
     model.key_code_TC.copy_(turn_codes.key_TC)
+    model.outside_C.copy_(turn_codes.outside_C)
     model.bound.fill_(_bound(bound, read, turn_codes))
     _fill_embeddings(model, read)
     for layer, block in enumerate(model.blocks):

@@ -481,7 +481,7 @@ class GluedTransformer(nn.Module):
         verifier: Verifier,
         rounds: int | None = None,
         *,
-        max_new_tokens: int,
+        max_new_tokens: int | None = None,
         end_of_response: int | None = None,
         stop_on_accept: bool = False,
         threshold: float = 1.0,
@@ -500,7 +500,7 @@ class GluedTransformer(nn.Module):
         rounds
             Rounds to play, None for as many as the network has turns for.
         max_new_tokens
-            Words of a response.
+            Words of a response; None for as many as every expert has positions for.
         end_of_response
             Word that ends a response earlier; it is part of the response. With it prompts run one
             after another.
@@ -531,7 +531,7 @@ class GluedTransformer(nn.Module):
         run = Run(
             self,
             verifier,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=self._room(query_BM) if max_new_tokens is None else max_new_tokens,
             end_of_response=end_of_response,
             stop_at=threshold if stop_on_accept else math.inf,
             temperature=temperature,
@@ -548,6 +548,20 @@ class GluedTransformer(nn.Module):
         batches = query_BM.split(1) if end_of_response is not None else [query_BM]
         found = [trajectory for part_BM in batches for trajectory in run.play(part_BM, rounds)]
         return found[0] if single else found
+
+    def _room(self, query_BM: torch.Tensor) -> int:
+        """Return how many words every expert can answer to prompts with."""
+        words_BM = query_BM.clamp(0, self.layout.num_words - 1)
+        read_K = self.readable_WK[words_BM].sum(dim=1).amax(dim=0).tolist()
+        left = [
+            limit - read - 1 for limit, read in zip(self.config.n_positions, read_K, strict=True)
+        ]
+        if min(left) < 1:
+            raise ValueError(
+                f"a prompt of {query_BM.shape[1]} words leaves no room for an answer: the experts "
+                f"have {self.config.n_positions} positions, one of them for the end of the input"
+            )
+        return min(left)
 
     # Keeping ------------------------------------------------------------------------------------
 
