@@ -181,6 +181,25 @@ def test_curve_is_the_unbiased_estimate(files):
     assert (files / "curve.svg").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("mode", ["dense", "routed"])
+def test_construct_demo_agrees_with_the_algorithm(mode):
+    pytest.importorskip("torch")
+    shown = value("construct", "demo", "--task", "reverse", "--bits", "00000101", "--mode", mode)
+    assert shown["agree"] and len(shown["turns"]) == 8
+    accepted = [turn for turn in shown["turns"] if turn["reward"] == 1]
+    assert accepted and {turn["answer"] for turn in accepted} == {"10100000"}
+    assert accepted[0]["expert"] == "reverse"
+    assert "agree" in call("construct", "demo", "--rounds", "4")
+
+
+def test_train_lists_and_trains(tmp_path):
+    pytest.importorskip("torch")
+    assert "experts" in call("train") and "three-sat" in call("train")
+    written = tmp_path / "tiny.safetensors"
+    call("train", "self-correcting", "--steps", "1", "--device", "cpu", "--out", written)
+    assert written.stat().st_size > 1000
+
+
 def test_readers():
     assert extractor_of("choice:AB")("I say (B)") == "B"
     assert extractor_of("after:answer is")("the answer is 42") == "42"
@@ -242,6 +261,12 @@ def test_answer_files(tmp_path):
         (["run", "PROMPTS", "--equal", "luck"], "an equality is one of"),
         (["run", "PROMPTS", "--verifier", "nothing"], "module:name"),
         (["run", "PROMPTS", "--verifier", "json:nothing"], "json has no 'nothing'"),
+        (["construct", "demo", "--bits", "12"], "--bits is a string of 8 0 and 1, not '12'"),
+        (["construct", "demo", "--task", "luck"], "--task is one of copy"),
+        (["construct", "demo", "--mode", "luck"], "--mode is dense or routed"),
+        (["construct", "demo", "--rounds", "0"], "--rounds must be at least 1"),
+        (["train", "experts"], "say where to write"),
+        (["train", "luck", "--out", "x"], "no recipe is called 'luck'"),
         (["run", "PROMPTS", "--verifier", "no_such_module:x"], "--verifier: No module"),
     ],
 )

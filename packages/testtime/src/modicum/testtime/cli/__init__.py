@@ -5,6 +5,7 @@ from typing import Any
 import typer
 
 from modicum.core.cli import method_main
+from modicum.testtime.cli.construction import construct_app, train
 from modicum.testtime.cli.numbers import boundary, compare, plan, simulate
 from modicum.testtime.cli.running import curve, run
 
@@ -14,8 +15,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plan, compare, boundary, simulate, run, curve):
+for command in (plan, compare, boundary, simulate, run, curve, train):
     app.command()(command)
+app.add_typer(construct_app, name="construct")
 
 
 def __getattr__(name: str) -> Any:
