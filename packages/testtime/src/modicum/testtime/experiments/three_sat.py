@@ -469,7 +469,7 @@ def _size_claims(outcomes: dict[str, Outcome]) -> list[Claim]:
     claims = [
         Claim(
             "loss_nano_fails",
-            f"GPT-nano is too small for it: less than {100 * LEVEL:.0f} % with one correction.",
+            f"With the same training GPT-nano stays below {100 * LEVEL:.0f} % with one correction.",
             PAPER["nano"][1],
             nano,
             (low, high),
