@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modicum.testtime import backends
 from modicum.testtime._sampling import RunSettings, SamplingTask
 from modicum.testtime.engine import Engine
 from modicum.testtime.log import SampleLog
@@ -1103,6 +1104,18 @@ def test_one_seed_for_all_is_no_surprise():
             )
 
     single(Scripted(*["a"] * CAP), cap=CAP, cls=OneSeed)
+
+
+def test_failed_samples_are_no_repeated_draw():
+    def fail(prompt):
+        raise RuntimeError("down")
+
+    (result,) = [
+        event.result
+        for event in Engine(backends.callable(fail), on_error="null").run(tasks(1, cap=12))
+        if event.kind == "done"
+    ]
+    assert result.usage.used == 12 and result.answer is None
 
 
 # Log and engine ----------------------------------------------------------------------------------

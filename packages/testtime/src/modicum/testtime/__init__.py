@@ -7,7 +7,7 @@ draws, `construct` (needs torch) glues experts into one transformer that runs th
 
 from importlib import import_module
 
-from modicum.testtime import backends, controllers, equality, extract, plots, stopping
+from modicum.testtime import adapters, backends, controllers, equality, extract, plots, stopping
 from modicum.testtime.allocator import Allocator
 from modicum.testtime.best_of_n import BestOfN, ConstantRewards
 from modicum.testtime.bounds import (
@@ -23,6 +23,7 @@ from modicum.testtime.bounds import (
     round_robin_success,
     rounds_needed,
     self_correction_gap,
+    separation_constant,
 )
 from modicum.testtime.calibration import VerifierCalibration, calibrate_verifier
 from modicum.testtime.controllers import (
@@ -35,6 +36,7 @@ from modicum.testtime.controllers import (
     Thompson,
     Uniform,
     parse_controller,
+    simulate_controller,
 )
 from modicum.testtime.engine import Engine
 from modicum.testtime.equality import NonTransitive
@@ -50,8 +52,10 @@ from modicum.testtime.recorded import (
     curve,
     fit_coverage,
     maj_at_k,
+    maj_curve,
     pass_at_k,
     verified_majority_at_k,
+    vote_counts,
     weighted_at_k,
 )
 from modicum.testtime.results import Results
@@ -196,6 +200,7 @@ __all__ = [
     "hoeffding_error",
     "hoeffding_n",
     "maj_at_k",
+    "maj_curve",
     "mixture_success",
     "necessary_n",
     "parse_controller",
@@ -212,17 +217,20 @@ __all__ = [
     "rounds_needed",
     "sample_seed",
     "self_correction_gap",
+    "separation_constant",
+    "simulate_controller",
     "simulate_stopping",
     "softmax_weight",
     "stopping",
     "verified_majority_at_k",
     "verified_majority_success",
+    "vote_counts",
     "weighted_at_k",
 ]
 
 
 def __getattr__(name: str) -> object:
     # The construction consists of torch modules; everything else works without torch.
-    if name in ("adapters", "construct"):
-        return import_module(f"modicum.testtime.{name}")
+    if name == "construct":
+        return import_module("modicum.testtime.construct")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

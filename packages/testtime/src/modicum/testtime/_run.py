@@ -341,7 +341,9 @@ class Run:
         drawn = lane.usage.used
         if self.warned_degenerate or drawn > DEGENERATE_AFTER:
             return
-        if drawn == 1:
+        if sample.finish_reason == "error":
+            lane.identical = None  # no text at all says nothing of the draws
+        elif drawn == 1:
             lane.identical = sample.text
         elif sample.text != lane.identical:
             lane.identical = None
