@@ -14,8 +14,10 @@ from importlib.util import find_spec
 
 import pytest
 
-from modicum.testtime import equality, extract
+from modicum.testtime import backends, equality, extract
 from modicum.testtime.integrations.math_verify import MathVerify
+from modicum.testtime.self_consistency import SelfConsistency
+from modicum.testtime.stopping import FixedN
 from modicum.testtime.verifiers import ExactAnswer
 
 pytestmark = pytest.mark.skipif(
@@ -396,3 +398,15 @@ def test_a_worker_that_cannot_start_says_why(monkeypatch, tmp_path):
     )
     with pytest.raises(RuntimeError, match="did not start"):
         MathVerify()("5")
+
+
+def test_votes_of_a_math_extractor_are_counted_by_its_own_equality():
+    texts = ["\\boxed{1/2}", "\\boxed{0.5}", "\\boxed{1/3}", "\\boxed{0.25}"]
+    with MathVerify() as reader:
+        strategy = SelfConsistency(
+            backends.callable(lambda prompt, request: texts[request.sample_index]),
+            extract=reader,
+            stop=FixedN(4),
+        )
+        (result,) = strategy.run(["?"])
+    assert sorted(result.votes.values()) == [1.0, 1.0, 2.0] and "2" in result.text

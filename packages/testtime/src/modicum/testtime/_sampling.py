@@ -167,7 +167,8 @@ class SamplingTask:
         self.reason = ""
         self.winner: Candidate | None = None
         self._extractor = as_extractor(extract)
-        self._canonical = as_canonicaliser(equal)
+        own = self._extractor.own_equality if equal is None else None
+        self._canonical = as_canonicaliser(equal if own is None else own)
 
     # For subclasses
 

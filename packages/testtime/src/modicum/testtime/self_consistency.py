@@ -172,7 +172,8 @@ class SelfConsistency(Strategy):
     extract
         Reads the answer from a completion; None takes the whole text.
     equal
-        When two answers are the same: a canonicaliser or a function of two answers.
+        When two answers are the same: a canonicaliser or a function of two answers; None takes the
+        extractor's own equality if it brings one (`extract.math`), else plain equality.
     stop
         Stopping rule. Default: `Curtailed` at ``max_samples`` (the answer of the full vote, for
         fewer samples), or `ModeCertificate` at ``delta`` if that is given.
