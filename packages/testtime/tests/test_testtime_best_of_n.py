@@ -4,16 +4,23 @@ import math
 import random
 import warnings
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modicum.core.device import numpy_generator
 from modicum.testtime import backends, extract
 from modicum.testtime.best_of_n import BestOfN, ConstantRewards
 from modicum.testtime.samples import Completion
 from modicum.testtime.stopping.accept import AcceptCount
 from modicum.testtime.stopping.reward_gain import RewardGain
-from modicum.testtime.verifier_models import VerifierModel, best_of_n_success, first_accept
+from modicum.testtime.verifier_models import (
+    VerifierModel,
+    best_of_n_success,
+    first_accept,
+    verified_majority_success,
+)
 
 
 def best(pairs, **options):
@@ -46,11 +53,11 @@ def test_the_highest_reward_wins():
     assert (result.reason, result.certified, result.guarantee) == ("max_samples", False, "exact")
 
 
-def test_equal_rewards_go_to_the_more_frequent_answer_then_to_the_earlier():
-    assert best([("a", 0.7), ("b", 0.7), ("b", 0.1)]).text == "b 1"
-    assert best([("b", 0.7), ("a", 0.7), ("a", 0.1), ("b", 0.2)]).text == "b 0"
-    # Samples that were not the best do not speak for an answer that others beat on the best.
+def test_equal_rewards_go_to_the_answer_that_has_them_more_often_then_first():
+    assert best([("a", 0.7), ("b", 0.7), ("b", 0.7)]).text == "b 1"
+    # Samples with less say nothing for an answer: of a verifier they are the rejected ones.
     assert best([("a", 0.7), ("b", 0.7), ("b", 0.7), ("a", 0.1), ("a", 0.1)]).answer == "b"
+    assert best([("a", 0.1), ("a", 0.1), ("b", 0.7), ("a", 0.7)]).text == "b 2"
     # Of one answer, the earliest of its best samples stands for it.
     assert best([("a", 0.1), ("a", 0.7), ("a", 0.7)]).text == "a 1"
 
@@ -75,8 +82,10 @@ def test_the_majority_among_the_accepted_wins():
     result = best(pairs, select="verified_majority")
     assert (result.answer, result.text) == ("b", "b 3")
     assert result.votes == {"a": 1.0, "b": 2.0, "c": 1.0}
-    # One accepted sample each: the answer that is more frequent over all.
+    # One accepted sample each: the one accepted first, however many others were rejected.
     assert best(pairs, select="verified_majority", accept=0.55).text == "a 2"
+    late = [("a", 0.0), ("a", 0.0), ("b", 0.6), ("a", 0.6)]
+    assert best(late, select="verified_majority").text == "b 2"
     assert best(pairs, select="verified_majority", accept=0.95).answer == "c"
 
 
@@ -96,7 +105,8 @@ def test_the_best_of_the_frequent_ones_wins():
     pairs = [("a", 0.3), ("b", 0.9), ("c", 0.5), ("a", 0.4), ("c", 0.1)]
     assert best(pairs, select="bom", min_votes=2).text == "c 2"
     assert best(pairs, select="bom", min_votes=1).text == "b 1"
-    assert best([*pairs, ("a", 0.5)], select="bom", min_votes=2).text == "a 5"
+    assert best([*pairs, ("a", 0.5)], select="bom", min_votes=2).text == "c 2"
+    assert best([*pairs, ("a", 0.6)], select="bom", min_votes=2).text == "a 5"
 
 
 def spelled_out(pairs, select, accept, min_votes, fallback):
@@ -124,8 +134,10 @@ def spelled_out(pairs, select, accept, min_votes, fallback):
     high = max(scores.values())
     tied = [k for k in keys if scores.get(k) == high]
     if scores is top or (select == "bom" and scores is not count):
-        best_seen = {k: sum(key == k and r == high for _, key, r in voting) for k in tied}
-        tied = [k for k in tied if best_seen[k] == max(best_seen.values())]
+        at_best = {k: [i for i, key, r in voting if key == k and r == high] for k in tied}
+        return max(tied, key=lambda k: (len(at_best[k]), -at_best[k][0]))
+    if select == "verified_majority" and scores is not count:
+        return min(tied, key=lambda k: min(i for i, j, r in voting if j == k and r >= accept))
     often = max(count[k] for k in tied)
     return next(k for k in tied if count[k] == often)
 
@@ -318,3 +330,26 @@ def test_a_reader_of_numbers():
         extract=extract.last_number(),
     )
     assert strategy.run(["q"])[0].answer == 4
+
+
+@pytest.mark.parametrize("select", ["max", "verified_majority"])
+def test_a_binary_verifier_makes_a_vote_among_the_accepted(select):
+    law, n, prompts = [0.3, 0.35, 0.2, 0.15], 6, 3000
+    verifier = VerifierModel(0.8, 0.2)
+    rng = numpy_generator(11, select)
+    keys = rng.choice(4, (prompts, n), p=law)
+    accept = rng.random((prompts, n)) < np.where(keys == 0, verifier.s, verifier.f)
+    strategy = BestOfN(
+        backends.callable(lambda p, request: f"{keys[int(p), request.sample_index]}"),
+        lambda prompt, texts: accept[int(prompt), : len(texts)].astype(float).tolist(),
+        n=n,
+        wave=n,
+        select=select,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        answers = strategy.run([str(i) for i in range(prompts)]).answers
+    right = np.mean([answer == "0" for answer in answers])
+    exact = verified_majority_success(law, n, verifier, fallback="majority")
+    # Off by more than 5.1 standard errors with probability below 4e-7.
+    assert right == pytest.approx(exact, abs=5.1 * (exact * (1 - exact) / prompts) ** 0.5)

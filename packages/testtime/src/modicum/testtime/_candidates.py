@@ -7,6 +7,7 @@ distinct answers, not of samples. Knows no rule, no engine and no file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ class Candidate:
         Its samples.
     first
         Smallest sample index among them.
+    first_vote
+        Smallest sample index among those that weigh anything.
     best
         The sample that stands for it: highest reward, then earliest.
     at_best
@@ -40,6 +43,7 @@ class Candidate:
     count: int
     first: int
     best: Sample
+    first_vote: float
     at_best: int = 1
 
 
@@ -52,12 +56,15 @@ class Candidates(dict[Hashable, Candidate]):
         if key is None:
             return
         known = self.get(key)
+        index = sample.sample_index
+        voted = index if weight > 0 else math.inf
         if known is None:
-            self[key] = Candidate(key, weight, 1, sample.sample_index, sample)
+            self[key] = Candidate(key, weight, 1, index, sample, voted)
             return
         known.votes += weight
         known.count += 1
-        known.first = min(known.first, sample.sample_index)
+        known.first = min(known.first, index)
+        known.first_vote = min(known.first_vote, voted)
         if sample.reward == known.best.reward:
             known.at_best += 1
         elif _reward(sample) > _reward(known.best):
@@ -90,16 +97,28 @@ def best_candidate(
 def best_rewarded(candidates: Iterable[Candidate]) -> Candidate | None:
     """Return the candidate of the highest reward.
 
-    Ties go to the one that has it in more samples, then to the more frequent, then the earliest.
+    Ties go to the one that has it in more samples, then to the one that has it earliest. Samples
+    with a lower reward have no say: of a verifier they are the rejected ones.
     """
     return max(
         candidates,
         key=lambda candidate: (
             reward_of(candidate),
             candidate.at_best,
-            candidate.count,
-            -candidate.first,
+            -candidate.best.sample_index,
         ),
+        default=None,
+    )
+
+
+def most_accepted(candidates: Iterable[Candidate]) -> Candidate | None:
+    """Return the candidate with the most votes, on ties the one that got its first vote earliest.
+
+    None if nobody has a vote.
+    """
+    return max(
+        (candidate for candidate in candidates if candidate.votes > 0),
+        key=lambda candidate: (candidate.votes, -candidate.first_vote),
         default=None,
     )
 

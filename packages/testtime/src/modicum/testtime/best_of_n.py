@@ -16,6 +16,7 @@ from modicum.testtime._candidates import (
     Candidate,
     best_candidate,
     best_rewarded,
+    most_accepted,
     reward_of,
 )
 from modicum.testtime.engine import Backend
@@ -64,8 +65,8 @@ class BestOfN(Strategy):
         "verified_majority": most frequent among the samples whose reward reaches ``accept``.
         "bom": highest reward among answers with at least ``min_votes`` samples. Equal rewards go to
         the answer that has them in more samples (of a verifier that only accepts and rejects this
-        makes a vote among the accepted); whatever else ties, to the more frequent answer, then to
-        the earlier one.
+        makes a vote among the accepted), then to the one that had them first; equal votes to the
+        one accepted first; equal sums to the more frequent answer, then to the earlier one.
     accept
         Least reward of an accepted sample for "verified_majority".
     min_votes
@@ -269,7 +270,7 @@ class _BestTask(SamplingTask):
         if select == "weighted":
             return best_candidate(everything, _votes)
         if select == "verified_majority":
-            chosen = best_candidate((c for c in everything if c.votes > 0), _votes)
+            chosen = most_accepted(everything)
         else:
             least = self.strategy.min_votes or 1
             chosen = best_rewarded(c for c in everything if c.count >= least)

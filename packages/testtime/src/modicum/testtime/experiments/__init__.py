@@ -5,17 +5,20 @@ new module with a function ``run(ctx) -> Result`` and a line in the list.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 
 from modicum.core.experiment import Experiment, Result, RunContext
 
 PACKAGE = "modicum-testtime"
 
 
-def _experiment(name: str, title: str, summary: str, *, demo: bool = True) -> Experiment:
+def _experiment(name: str, title: str, summary: str, *, networks: bool = False) -> Experiment:
     def run(ctx: RunContext) -> Result:
+        if networks and (find_spec("torch") is None or find_spec("safetensors") is None):
+            raise ImportError(f'{name} has networks: pip install "{PACKAGE}[torch]"')
         return import_module(f"{__name__}.{name}").run(ctx)
 
-    return Experiment(name, PACKAGE, title, summary, run, demo=demo)
+    return Experiment(name, PACKAGE, title, summary, run)
 
 
 EXPERIMENTS = [
@@ -48,15 +51,18 @@ EXPERIMENTS = [
         "glue",
         "One transformer that runs the controller",
         "Experts glued into one network, held to the experts and to the algorithm step by step.",
+        networks=True,
     ),
     _experiment(
         "self_correcting_transformer",
         "A small transformer that corrects itself",
         "Dependent attempts against independent ones, with what happens without feedback.",
+        networks=True,
     ),
     _experiment(
         "three_sat",
         "Copy or reverse by satisfiability",
         "The published synthetic task: first attempt and one correction.",
+        networks=True,
     ),
 ]
