@@ -107,7 +107,16 @@ def _value(match: re.Match[str]) -> Number | None:
         value = Fraction(mantissa) * Fraction(10) ** exponent
     if match["sign"] or match["inner"]:
         value = -value
-    return int(value) if value.denominator == 1 else float(value)
+    return _plain(value)
+
+
+def _plain(value: Fraction) -> Number | None:
+    if value.denominator == 1:
+        return int(value)
+    try:
+        return float(value)
+    except OverflowError:  # more than 308 digits before the point
+        return None
 
 
 def last_number(text: str) -> Number | None:

@@ -92,8 +92,7 @@ class WaveRun(Run):
             except Exception as error:
                 if self.engine.on_error == "raise":
                     raise
-                for lane, request in asked.values():
-                    self.arrive(lane, request, Completion("", "error", error=repr(error)))
+                self._ask_singly(backend, asked, error)
                 return
             name = request.prompt_id, request.sample_index
             if name not in asked:
@@ -108,6 +107,23 @@ class WaveRun(Run):
                 f"{type(backend).__name__} gave no completion for {len(asked)} requests, the first"
                 f" is {next(iter(asked))!r}"
             )
+
+    def _ask_singly(
+        self,
+        backend: Any,
+        asked: dict[tuple[str, int], tuple[Lane, Request]],
+        error: Exception,
+    ) -> None:
+        """Ask for each request by itself, for the error does not say which of them it is about.
+
+        Otherwise the requests that fail with it would depend on the size of the wave.
+        """
+        if len(asked) > 1:
+            for name, entry in asked.items():
+                self._ask(backend, {name: entry})
+            return
+        for lane, request in asked.values():
+            self.arrive(lane, request, Completion("", "error", error=repr(error)))
 
     def _completions(
         self, backend: Any, requests: Sequence[Request]

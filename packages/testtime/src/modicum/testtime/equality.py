@@ -178,7 +178,10 @@ def _number(answer: Any) -> int | float | None:
         return None
     if isinstance(answer, int):
         return answer
-    return float(answer) if math.isfinite(answer) else None
+    try:
+        return float(answer) if math.isfinite(answer) else None
+    except OverflowError:  # a fraction beyond the doubles
+        return None
 
 
 def numeric(

@@ -255,7 +255,8 @@ def after(marker: str, then: Extractor | Callable[[str], Any] | None = None) -> 
 _ARTICLE = r"(?![ \t]+(?!(?:is|was|because|since|as|and|or|are)\b)[a-z])"
 _END = r"(?![\w'’-]|\.\w)"
 # What may stand between a phrase and its letter: white space, brackets, Markdown, LaTeX.
-_WRAP = r"(?:\s|[({\[*`\"'$]|\\(?:text|textbf|mathrm|mathbf)\b)*"
+# Possessive, as two of them may follow each other: blanks to the end of a text took n * n steps.
+_WRAP = r"(?:\s|[({\[*`\"'$]|\\(?:text|textbf|mathrm|mathbf)\b)*+"
 
 
 @dataclass(frozen=True)
@@ -288,7 +289,7 @@ def _choice_patterns(letters: str) -> list[re.Pattern[str]]:
         rf"{option}{_WRAP}(?P<letter>[{as_given}]{_END})",
         rf"\((?P<letter>[{as_given}])\)",
         rf"\((?P<letter>[{any_case}])\)",
-        rf"(?m:^[\s*#>`\"'$-]*(?P<letter>[{any_case}])[\s*`\"'$.):]*$)",
+        rf"(?m:^[ \t*#>`\"'$-]*(?P<letter>[{any_case}])[ \t\r*`\"'$.):]*$)",
         rf"\A\s*\**(?P<letter>[{as_given}])[).:]",
         rf"(?<![\w'’-])(?<!\w\.)(?P<letter>{alone}){_END}",
     )

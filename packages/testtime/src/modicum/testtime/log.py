@@ -24,6 +24,11 @@ from typing import Any, Self
 
 from modicum.testtime.samples import Completion, Prompt, Sample
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
     "FORMAT",
     "SampleLog",
@@ -106,7 +111,7 @@ def sample_to_record(sample: Sample) -> dict[str, Any]:
     if sample.latency_s:
         record["latency_s"] = sample.latency_s
     if sample.logprob_sum is not None:
-        record["logprob_sum"] = sample.logprob_sum
+        record["logprob_sum"] = encode_key(sample.logprob_sum)  # a server may say -inf
     if sample.expert:
         record["expert"] = sample.expert
     if sample.round:
@@ -136,7 +141,7 @@ def sample_from_record(record: Mapping[str, Any]) -> Sample:
             n_prompt_tokens=record.get("n_prompt_tokens", 0),
             n_tokens=record.get("n_tokens", 0),
             latency_s=record.get("latency_s", 0.0),
-            logprob_sum=record.get("logprob_sum"),
+            logprob_sum=_logprob(record),
             used=record.get("used", True),
             expert=record.get("expert", ""),
             round=record.get("round", 0),
@@ -146,12 +151,17 @@ def sample_from_record(record: Mapping[str, Any]) -> Sample:
         raise ValueError(f"a sample needs the field {error.args[0]!r}") from error
 
 
+def _logprob(record: Mapping[str, Any]) -> float | None:
+    value: Any = decode_key(record.get("logprob_sum"))
+    return value
+
+
 def completion_from_record(record: Mapping[str, Any]) -> Completion:
     """Return the completion that a line holds."""
     return Completion(
         text=record["text"],
         finish_reason=record["finish_reason"],
-        logprob_sum=record.get("logprob_sum"),
+        logprob_sum=_logprob(record),
         n_prompt_tokens=record["n_prompt_tokens"],
         n_tokens=record["n_tokens"],
         latency_s=record.get("latency_s", 0.0),
@@ -195,6 +205,8 @@ class SampleLog:
     ValueError
         If the file belongs to a run of other settings (naming the field and both values), a line
         other than the last is not readable (naming its number) or a sample stands there twice.
+    BlockingIOError
+        If another run has the file open, where the system knows locks.
 
     Notes
     -----
@@ -220,6 +232,7 @@ class SampleLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 closed by `close`
         try:
+            _lock(self._file, self.path)
             self.header = self._open({"format": FORMAT, **(header or {})})
         except BaseException:
             self._file.close()
@@ -372,6 +385,20 @@ class SampleLog:
         self._offsets.setdefault(prompt_id, {})[sample_index] = offset
 
 
+def _lock(file: Any, path: Path) -> None:
+    """Keep other runs off the file until it is closed: their samples would stand there twice."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"{path} is open in another run; wait for its end or take another file"
+        ) from None
+    except OSError:
+        pass  # some network file systems have no locks
+
+
 def _read_line(file: Any) -> bytes:
     """Read to the end of the line from an unbuffered file."""
     parts = []
@@ -441,6 +468,8 @@ def read_samples(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Sam
             if number == 1 and "format" in record and "text" not in record:
                 header = record
                 continue
+            # Runs name prompts by texts; other programs may have numbered them.
+            record["prompt_id"] = str(record["prompt_id"])
             name = record["prompt_id"], record["sample_index"]
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):  # cut while it was written

@@ -7,6 +7,7 @@ nothing and renders nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from modicum.testtime.samples import Prompt
@@ -39,14 +40,15 @@ def _named(position: int, item: Any) -> tuple[str, Prompt]:
         return str(position), item
     if isinstance(item, Mapping):
         if "prompt" in item:
-            return str(item.get("id", position)), _checked_prompt(item["prompt"])
+            name = item.get("id")
+            return str(position if name is None else name), _checked_prompt(item["prompt"])
         if "role" in item:
             raise TypeError(
                 "prompts must be a list of prompts; this looks like the messages of one chat,"
                 " which goes into a list of its own: [messages]"
             )
         raise TypeError(f'a prompt as a mapping needs the field "prompt": {item!r:.80}')
-    if isinstance(item, Sequence) and len(item) == 2 and isinstance(item[0], str | int):
+    if isinstance(item, Sequence) and len(item) == 2 and isinstance(item[0], str | Integral):
         return str(item[0]), _checked_prompt(item[1])
     return str(position), _checked_prompt(item)
 

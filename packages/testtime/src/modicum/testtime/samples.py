@@ -310,5 +310,5 @@ def sample_seed(run_seed: int, prompt_id: str, sample_index: int) -> int:
     The stream of samples of a prompt so depends on nothing but these three: not on waves,
     concurrency, batches or whether a run was resumed.
     """
-    name = f"{run_seed}\x00{prompt_id}\x00{sample_index}".encode()
+    name = f"{run_seed}\x00{prompt_id}\x00{sample_index}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1

@@ -18,10 +18,12 @@ backends by name) and whatever engine settings it takes, and implement `Strategy
 from __future__ import annotations
 
 import abc
+import functools
 import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
 from contextlib import aclosing, closing, contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -51,6 +53,9 @@ __all__ = [
     "describe",
     "refuse_order",
 ]
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Where an object lies in memory, which its repr may tell, is another place in every run."""
 
 
 class Strategy(abc.ABC):
@@ -275,9 +280,11 @@ class Strategy(abc.ABC):
             As for `run`.
         """
         plain = (params if params is not None else Sampling()).to_dict()
+        # `extra` may hold whatever a backend takes.
+        plain = json.loads(json.dumps(plain, default=describe))
         return {
             "version": _package_version(),
-            "seed": seed,
+            "seed": int(seed),
             "params": plain,
             "params_hash": _hash_of(plain),
             **self._settings(),
@@ -349,6 +356,12 @@ def describe(value: Any) -> Any:
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [describe(item) for item in value]
+    if isinstance(value, functools.partial):
+        bound = [
+            *map(describe, value.args),
+            *(f"{k}={describe(v)}" for k, v in value.keywords.items()),
+        ]
+        return f"{describe(value.func)}({', '.join(map(str, bound))})"
     name = getattr(value, "name", None)
     if isinstance(name, str):
         return name
@@ -356,7 +369,7 @@ def describe(value: Any) -> Any:
         module = getattr(value, "__module__", None)  # methods of built-in types have none
         return f"{module}.{value.__qualname__}" if module else value.__qualname__
     if type(value).__repr__ is not object.__repr__:
-        return repr(value)
+        return _ADDRESS.sub("", repr(value))
     plain = {
         field: item
         for field, item in sorted(getattr(value, "__dict__", {}).items())

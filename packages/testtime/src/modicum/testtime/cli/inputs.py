@@ -70,7 +70,8 @@ def json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
         Naming file and line of what is no JSON object.
     """
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # Not splitlines: JSON may hold line separators such as U+2028 as they are.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -283,12 +283,14 @@ def _summary(results: Any, file: PromptFile, extractor: Any, equality: Any) -> d
         "truncated by budget": results.truncated,
     }
     if file.answers:
-        canonical = as_canonicaliser(equality)
-        references = {
-            name: reference_key(answer, extractor, canonical)
-            for name, answer in file.answers.items()
-        }
-        answers = {result.prompt_id: result.answer for result in results}
+        answers, references = {}, {}
+        for result in results:
+            if result.prompt_id in file.answers:
+                # A reference and an answer may be written differently and yet have one key.
+                canonical = as_canonicaliser(equality)
+                reference = file.answers[result.prompt_id]
+                references[result.prompt_id] = reference_key(reference, extractor, canonical)
+                answers[result.prompt_id] = canonical(result.answer)
         summary["accuracy"] = accuracy(answers, references)
     return summary
 

@@ -222,7 +222,10 @@ class ITSHubAlgorithm(AbstractScalingAlgorithm):
         )
         selected = _selected(result)
         found = ITSHubResult(
-            responses=[responses[PROMPT_ID, s.sample_index] for s in result.samples],
+            responses=[
+                responses.get((PROMPT_ID, s.sample_index), {"role": "assistant", "content": ""})
+                for s in result.samples  # one that failed has none
+            ],
             selected_index=result.samples.index(selected),
             response_counts=Counter(result.votes),
             usage=GenerationUsage(
@@ -258,7 +261,8 @@ def _selected(result: Result) -> Sample:
     for sample in result.samples:
         if sample.used and sample.key == result.answer is not None and sample.text == result.text:
             return sample
-    return result.samples[0]
+    came = (sample for sample in result.samples if sample.finish_reason != "error")
+    return next(came, result.samples[0])
 
 
 def _prompt(messages: ChatMessages) -> str | list[dict[str, Any]]:

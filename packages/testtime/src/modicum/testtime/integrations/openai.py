@@ -111,6 +111,7 @@ class _Session:
     endpoints: list[_Endpoint]
     freed: asyncio.Event = field(default_factory=asyncio.Event)  # set when a request ends
     keeper: AsyncGenerator[None, None] | None = None
+    users: int = 0  # calls under way, pauses between attempts included
 
     def release(self, endpoint: _Endpoint) -> None:
         """Give a place at a server back and wake everybody who waits for one."""
@@ -257,6 +258,13 @@ class OpenAIBackend:
         """
         path, body = self.body(request)
         session = await self._session()
+        session.users += 1
+        try:
+            return await self._complete(session, path, body)
+        finally:
+            session.users -= 1
+
+    async def _complete(self, session: _Session, path: str, body: Mapping[str, Any]) -> Completion:
         submitted = time.perf_counter()
         failure: _Temporary | None = None
         failed: _Endpoint | None = None
@@ -286,9 +294,9 @@ class OpenAIBackend:
         return self._random.uniform(0.0, min(self.max_backoff, self.backoff * 2.0**attempt))
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop."""
+        """Close the connections of the running event loop, unless another run is using them."""
         session = self._sessions.get(asyncio.get_running_loop())
-        if session is not None and session.keeper is not None:
+        if session is not None and session.keeper is not None and not session.users:
             await session.keeper.aclose()
 
     def body(self, request: Request) -> tuple[str, dict[str, Any]]:
