@@ -264,3 +264,25 @@ def test_without_its_hub_the_error_says_what_to_install():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
     assert "pip install its-hub" in result.stderr.splitlines()[-1]
+
+
+def test_a_sample_that_failed_has_an_empty_message():
+    class Failing(Model):
+        async def agenerate_single(self, messages, stop=None, usage_accumulator=None, **kwargs):
+            if not self.asked:
+                self.asked.append({})
+                raise OSError("gone")
+            return await super().agenerate_single(
+                messages, stop=stop, usage_accumulator=usage_accumulator, **kwargs
+            )
+
+    strategy = SelfConsistency(
+        backends.callable(str), extract=last_number(), stop=FixedN(3), on_error="null"
+    )
+    found = asyncio.run(
+        ITSHubAlgorithm(strategy).ainfer(
+            Failing(["none"]), "q", budget=3, return_response_only=False
+        )
+    )
+    assert [response["content"] for response in found.responses] == ["", "none", "none"]
+    assert found.selected_index == 1
