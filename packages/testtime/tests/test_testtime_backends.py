@@ -1,6 +1,7 @@
 """Backends: functions, coroutine functions, recorded samples, and doors that load nothing early."""
 
 import asyncio
+import json
 import random
 import subprocess
 import sys
@@ -233,3 +234,9 @@ def test_engines_are_loaded_when_asked_for():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_recorded_samples_of_numbered_prompts_are_replayed(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps({"prompt_id": 0, "sample_index": 0, "text": "7"}) + "\n")
+    assert SelfConsistency(backends.replay(path), stop=FixedN(1)).run(["q"]).answers == ["7"]

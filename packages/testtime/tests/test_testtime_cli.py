@@ -1,5 +1,6 @@
 import json
 import random
+from fractions import Fraction
 
 import pytest
 from typer.testing import CliRunner
@@ -7,12 +8,15 @@ from typer.testing import CliRunner
 import modicum.testtime as tt
 from modicum.testtime.cli import app
 from modicum.testtime.cli.inputs import (
+    PromptFile,
     equality_of,
     extractor_of,
+    json_lines,
     read_answers,
     read_prompts,
     reference_key,
 )
+from modicum.testtime.cli.running import _summary
 
 
 def call(*arguments, status=0):
@@ -275,3 +279,21 @@ def test_bad_options_are_named(arguments, message, files):
     arguments = [prompts if argument == "PROMPTS" else argument for argument in arguments]
     with pytest.raises((ValueError, TypeError), match=message):
         call(*arguments)
+
+
+def test_line_separators_inside_json(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": "a\u2028b\x85c"}, {"prompt": "d"}]
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+    assert [row for _, row in json_lines(path)] == rows
+
+
+def test_accuracy_of_a_run_goes_by_the_equality_of_answers():
+    equal = tt.equality.PairwiseKeys(lambda a, b: Fraction(a) == Fraction(b))
+    gen = tt.backends.callable(lambda prompt: "1/2")
+    results = tt.SelfConsistency(gen, stop=tt.FixedN(4), equal=equal).run(
+        [("x", "half"), ("y", "none")]
+    )
+    file = PromptFile({"x": "half", "y": "none"}, {"x": "0.5", "y": "0"})
+    assert _summary(results, file, tt.extract.identity(), equal)["accuracy"] == 0.5

@@ -368,3 +368,9 @@ def test_the_door_to_math_verify_says_what_is_missing(monkeypatch):
     monkeypatch.setattr("modicum.testtime.integrations.math_verify.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "modicum-testtime\[math\]"'):
         equality.math_verify()
+
+
+@pytest.mark.parametrize("text", ["9" * 500 + ".5", "9" * 400 + " 1/2", "-" + "9" * 310 + ".25"])
+def test_numbers_beyond_the_doubles_have_no_key(text):
+    assert numeric()(text) is None
+    assert numeric()(Fraction(10**400 + 1, 2)) is None

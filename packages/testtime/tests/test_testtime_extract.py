@@ -571,3 +571,15 @@ def test_names_tell_settings_apart():
     assert extract.strip_think(extract.after("is", extract.boxed())).name == (
         "strip_think(after('is', boxed()), ('<think>', '</think>'), False)"
     )
+
+
+@pytest.mark.parametrize("filler", [" ", "\n", "*", "("])
+def test_choice_takes_a_text_that_ran_away(filler):
+    # With n * n steps this would not end in the time that a test run has.
+    assert extract.choice()("the answer" + filler * 200_000) is None
+
+
+@pytest.mark.parametrize("text", ["9" * 500 + ".5", "9" * 400 + " 1/2", "-" + "9" * 310 + ".25"])
+def test_numbers_beyond_the_doubles_are_no_answer(text):
+    assert extract.last_number()(text) is None
+    assert extract.last_number()(f"so 3 or {text}") == 3

@@ -328,3 +328,14 @@ def test_a_log_that_cannot_be_opened_leaves_no_open_file(tmp_path):
     with pytest.raises(ValueError):
         SampleLog(path, {"seed": 5})
     assert not count or len(os.listdir("/proc/self/fd")) == count
+
+
+def test_two_runs_cannot_write_one_log(tmp_path):
+    pytest.importorskip("fcntl")
+    path = tmp_path / "log.jsonl"
+    with (
+        SampleLog(path),
+        pytest.raises(BlockingIOError, match="open in another run"),
+    ):
+        SampleLog(path)
+    SampleLog(path).close()

@@ -31,7 +31,7 @@ from modicum.testtime.integrations.openai import (
 )
 from modicum.testtime.samples import AsyncGenerator, Request, Sampling, sample_seed
 from modicum.testtime.self_consistency import SelfConsistency
-from modicum.testtime.stopping import Curtailed
+from modicum.testtime.stopping import Curtailed, FixedN
 
 KEY = "sk-a-very-secret-key-0123456789"
 
@@ -940,3 +940,24 @@ class TestOnVLLM:
                 (r.answer, r.votes, r.reason) for r in results
             ]
         assert any(r.reason == "decided" for r in results)
+
+
+def test_runs_that_share_a_server_do_not_close_its_connections_on_each_other():
+    async def handler(request):
+        slow = "slow" in json.loads(request.content)["messages"][0]["content"]
+        for _ in range(50 if slow else 1):
+            await asyncio.sleep(0)
+        choices = [{"message": {"content": "7"}, "finish_reason": "stop"}]
+        return httpx.Response(200, json={"choices": choices})
+
+    backend = OpenAIBackend(
+        "http://server/v1", "m", client_options={"transport": httpx.MockTransport(handler)}
+    )
+
+    async def main():
+        strategy = SelfConsistency(backend, stop=FixedN(4), wave=2)
+        both = await asyncio.gather(strategy.arun(["fast"]), strategy.arun(["slow"]))
+        assert not backend._sessions  # the last one closes them
+        return both
+
+    assert [results.answers for results in asyncio.run(main())] == [["7"], ["7"]]

@@ -1,6 +1,7 @@
 """What strategies share: prompts, results, logs, budgets, progress, and runs of every kind."""
 
 import asyncio
+import functools
 import io
 import json
 import math
@@ -8,20 +9,40 @@ import random
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from modicum.testtime import backends
-from modicum.testtime.best_of_n import BestOfN
-from modicum.testtime.log import SampleLog
+from modicum.testtime.best_of_n import BestOfN, ConstantRewards
+from modicum.testtime.extract import last_number
+from modicum.testtime.log import SampleLog, read_samples
 from modicum.testtime.progress import ProgressBar
 from modicum.testtime.prompts import distinct_prompts, named_prompts
 from modicum.testtime.results import Results, result_to_dict
-from modicum.testtime.samples import Budget, Completion, Event, Result, Sample, Sampling, Usage
+from modicum.testtime.samples import (
+    Budget,
+    Completion,
+    Event,
+    Result,
+    Sample,
+    Sampling,
+    Usage,
+    sample_seed,
+)
 from modicum.testtime.self_consistency import SelfConsistency
+from modicum.testtime.self_correction import Expert, SelfCorrection
 from modicum.testtime.stopping.certificate import ModeCertificate
 from modicum.testtime.stopping.curtailed import Curtailed
 from modicum.testtime.stopping.fixed import FixedN
 from modicum.testtime.strategy import RunSettings, SamplingTask, Strategy, describe
+from modicum.testtime.verifiers import (
+    PRM,
+    CallableVerifier,
+    ExactAnswer,
+    LLMJudge,
+    Noisy,
+    Thresholded,
+)
 
 
 def draw(prompt, seed):
@@ -429,3 +450,154 @@ def test_truncation_reasons_reach_the_result():
     result = SelfConsistency(backend, max_samples=3).run(["q"])[0]
     assert result.reason == "no_parseable_answer"
     assert [sample.finish_reason for sample in result.samples] == ["length"] * 3
+
+
+def seven(prompt):
+    return "7"
+
+
+def vote(function=seven, **options):
+    return SelfConsistency(backends.callable(function), **({"stop": FixedN(4)} | options))
+
+
+@pytest.mark.parametrize("wave", [1, 2, 3, "geometric"])
+def test_one_failed_call_does_not_take_the_rest_of_its_wave_along(wave):
+    def function(prompt, request):
+        if (request.prompt_id, request.sample_index) == ("1", 0):
+            raise OSError("lost")
+        return "7"
+
+    results = vote(function, on_error="null", wave=wave).run(["a", "b", "c"])
+    failed = [
+        (sample.prompt_id, sample.sample_index)
+        for result in results
+        for sample in result.samples
+        if sample.finish_reason == "error"
+    ]
+    assert failed == [("1", 0)]
+    assert results.answers == ["7", "7", "7"]
+
+
+@pytest.mark.parametrize("logprob", [-math.inf, math.nan])
+def test_logprob_that_is_not_finite_does_not_break_the_log(tmp_path, logprob):
+    def function(prompt):
+        return Completion("7", logprob_sum=logprob, n_tokens=1)
+
+    path = tmp_path / "log.jsonl"
+    assert vote(function).run(["a"], log=path).answers == ["7"]
+    _, samples = read_samples(path)
+    assert len(samples) == 4
+    np.testing.assert_equal([sample.logprob_sum for sample in samples], [logprob] * 4)
+    (again,) = vote(lambda prompt: pytest.fail("is in the log")).run(["a"], log=path)
+    np.testing.assert_equal(again.samples[0].logprob_sum, logprob)
+
+
+def test_header_of_a_log_takes_numpy_seeds_and_objects(tmp_path):
+    class Grammar:
+        pass
+
+    params = Sampling(extra={"grammar": Grammar()})
+    for _ in range(2):
+        assert vote().run(["a"], params, seed=np.int64(3), log=tmp_path / "l").answers == ["7"]
+
+
+def test_ids_of_numpy_and_without_a_value():
+    assert [r.prompt_id for r in vote().run([(np.int64(4), "x")])] == ["4"]
+    unnamed = [{"id": None, "prompt": "x"}, {"id": None, "prompt": "y"}]
+    assert [r.prompt_id for r in vote().run(unnamed)] == ["0", "1"]
+
+
+def test_seed_of_a_prompt_id_with_half_a_surrogate_pair():
+    assert sample_seed(0, "\ud800", 0) != sample_seed(0, "\ud801", 0)
+
+
+def test_description_does_not_hold_addresses():
+    def function(a, b):
+        return a
+
+    described = describe(functools.partial(function, 1, b=seven))
+    assert "0x" not in described
+    assert described.endswith(f"function(1, b={__name__}.seven)")
+
+    class Holder:
+        def __repr__(self):
+            return f"Holder({object()!r})"
+
+    assert describe(Holder()) == "Holder(<object object>)"
+
+
+def first_letter(prompt, texts):
+    return [float(text.startswith("7")) for text in texts]
+
+
+def other_function(prompt, text):
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (ExactAnswer(None, {"q": "7"}), ExactAnswer(None, {"q": "8"})),
+        (ExactAnswer(None, {"q": "7"}), ExactAnswer(str.strip, {"q": "7"})),
+        (
+            Thresholded(ExactAnswer(None, {"q": "7"}), 0.5),
+            Thresholded(ExactAnswer(None, {"q": "8"}), 0.5),
+        ),
+        (CallableVerifier(lambda prompt, text: 1.0), CallableVerifier(other_function)),
+        (PRM(first_letter), PRM(other_function)),
+        (
+            Noisy(ExactAnswer(None, {"q": "7"}), 1, 0),
+            Noisy(ExactAnswer(None, {"q": "8"}), 1, 0),
+        ),
+    ],
+)
+def test_rewards_of_a_log_are_not_taken_for_those_of_another_verifier(tmp_path, before, after):
+    path = tmp_path / "log.jsonl"
+
+    def strategy(verifier):
+        return BestOfN(backends.callable(seven), verifier, n=2)
+
+    with pytest.warns(ConstantRewards):
+        strategy(before).run(["q"], log=path)
+    with pytest.warns(ConstantRewards):
+        strategy(before).run(["q"], log=path)
+    with pytest.raises(ValueError, match="verifier"):
+        strategy(after).run(["q"], log=path)
+
+
+def test_a_judge_that_has_judged_is_still_the_same_verifier(tmp_path):
+    judge = LLMJudge(backends.callable(lambda prompt: "Verdict: correct"))
+    for _ in range(2):
+        with pytest.warns(ConstantRewards):
+            BestOfN(backends.callable(seven), judge, n=2).run(["q"], log=tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: vote().run(["q"], {"temperature": 1}), "params must be a Sampling"),
+        (lambda: vote(stop="beta"), "stop must be a rule, not 'beta'; parse_rule"),
+        (lambda: vote(stop=FixedN), r"stop must be a rule, not the class: FixedN\(…\)"),
+        (lambda: vote(stop=None, max_samples=4.5), "max_samples must be an integer, not 4.5"),
+        (lambda: vote(extract=last_number).run(["q"]), r"call it: last_number\(\)"),
+        (lambda: vote(verifier=1.0), "1.0 cannot be called"),
+        (
+            lambda: BestOfN(backends.callable(seven), seven),
+            r"verifier\(prompt, \[text, …\]\), .*seven: too many positional",
+        ),
+        (
+            lambda: BestOfN(backends.callable(seven), lambda p, t: 1.0, n=1).run(["q"]),
+            "must return a list with a reward for each response, not 1.0",
+        ),
+        (lambda: BestOfN(backends.callable(seven), first_letter, n=2.5), "n must be an integer"),
+        (
+            lambda: SelfCorrection(
+                Expert("a", backends.callable(seven)), first_letter, controller="ucb1"
+            ),
+            "controller must be a controller such as UCB1",
+        ),
+    ],
+)
+def test_first_mistakes_say_what_would_be_right(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()

@@ -54,6 +54,21 @@ def checked_wave(wave: Any) -> Wave:
     raise ValueError(f'wave must be "geometric", "boundary" or a positive integer, not {wave!r}')
 
 
+def checked_rule(stop: Any) -> StoppingRule | None:
+    """Return what a user gave for ``stop=``, a rule or None.
+
+    Raises
+    ------
+    TypeError
+        If it is a text or a class.
+    """
+    if isinstance(stop, str):
+        raise TypeError(f"stop must be a rule, not {stop!r}; parse_rule({stop!r}) makes one of it")
+    if isinstance(stop, type):
+        raise TypeError(f"stop must be a rule, not the class: {stop.__name__}(…)")
+    return stop
+
+
 def refuse_order(rule: StoppingRule | None, order: str, assume_exchangeable: bool) -> None:
     """Refuse a rule whose promise the order of completion would break.
 

@@ -21,12 +21,13 @@ from modicum.testtime._candidates import (
 )
 from modicum.testtime.engine import Backend
 from modicum.testtime.samples import Prompt, Sample
-from modicum.testtime.stopping.base import StoppingRule
+from modicum.testtime.stopping.base import StoppingRule, check_count
 from modicum.testtime.strategy import (
     RunSettings,
     SamplingTask,
     Strategy,
     Wave,
+    checked_rule,
     checked_wave,
     describe,
     refuse_order,
@@ -128,8 +129,8 @@ class BestOfN(Strategy):
     ) -> None:
         if reward_fn is None:
             raise ValueError("best-of-n needs a verifier: reward_fn(prompt, texts) -> rewards")
-        if n < 1:
-            raise ValueError(f"n must be at least 1, not {n!r}")
+        check_count("n", n)
+        stop = checked_rule(stop)
         if select not in SELECTS:
             raise ValueError(f"select must be one of {', '.join(SELECTS)}, not {select!r}")
         if fallback not in FALLBACKS:

@@ -10,6 +10,7 @@ the same is for `modicum.testtime.equality` to say.
 from __future__ import annotations
 
 import abc
+import inspect
 import json
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -121,7 +122,7 @@ def as_extractor(extract: Extractor | Callable[[str], Any] | None) -> Extractor:
     Raises
     ------
     TypeError
-        For what cannot be called.
+        For what cannot be called, or not with a text.
     """
     if extract is None:
         return identity()
@@ -129,6 +130,16 @@ def as_extractor(extract: Extractor | Callable[[str], Any] | None) -> Extractor:
         return extract
     if not callable(extract):
         raise TypeError(f"extract must be an extractor or a function of a text, not {extract!r}")
+    try:
+        inspect.signature(extract).bind("text")
+    except TypeError as error:
+        name = getattr(extract, "__name__", repr(extract))
+        raise TypeError(
+            f"extract must be a function of a text, and {name} is not: {error}. If it makes an "
+            f"extractor, call it: {name}()"
+        ) from None
+    except ValueError:  # some built-in functions have no signature
+        pass
     return _Function(extract)
 
 

@@ -16,12 +16,13 @@ from modicum.core.device import numpy_generator
 from modicum.testtime._candidates import Candidate, reward_of
 from modicum.testtime.engine import Backend
 from modicum.testtime.samples import Prompt, Sample
-from modicum.testtime.stopping.base import Decision, StoppingRule
+from modicum.testtime.stopping.base import Decision, StoppingRule, check_count
 from modicum.testtime.strategy import (
     RunSettings,
     SamplingTask,
     Strategy,
     Wave,
+    checked_rule,
     checked_wave,
     describe,
     refuse_order,
@@ -229,8 +230,9 @@ class SelfConsistency(Strategy):
     ) -> None:
         if tie not in TIES:
             raise ValueError(f"tie must be one of {', '.join(map(repr, TIES))}, not {tie!r}")
-        if max_samples is not None and max_samples < 1:
-            raise ValueError(f"max_samples must be at least 1, not {max_samples!r}")
+        if max_samples is not None:
+            check_count("max_samples", max_samples)
+        stop = checked_rule(stop)
         self.extract = extract
         self.equal = equal
         self.weight = as_weight(weight)

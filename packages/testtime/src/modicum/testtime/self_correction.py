@@ -31,7 +31,13 @@ from modicum.testtime.samples import (
     sample_seed,
 )
 from modicum.testtime.stopping.base import GO_ON, Decision, StoppingRule
-from modicum.testtime.strategy import RunSettings, SamplingTask, Strategy, describe
+from modicum.testtime.strategy import (
+    RunSettings,
+    SamplingTask,
+    Strategy,
+    checked_rule,
+    describe,
+)
 from modicum.testtime.tasks import PromptTask
 from modicum.testtime.templates import (
     Attempt,
@@ -244,6 +250,12 @@ class SelfCorrection(Strategy):
         _check_feedback(verifier, feedback)
         self.reward_range = _checked_range(reward_range)
         self.threshold = _checked_threshold(threshold, self.reward_range)
+        stop = checked_rule(stop)
+        if controller is not None and not isinstance(controller, Controller):
+            raise TypeError(
+                f"controller must be a controller such as UCB1(), not {controller!r}; "
+                "parse_controller makes one of a text"
+            )
         self.controller = (
             controller if controller is not None else self._default_controller(verifier)
         )

@@ -20,6 +20,7 @@ from __future__ import annotations
 import abc
 import functools
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -33,6 +34,7 @@ from modicum.testtime._sampling import (
     RunSettings,
     SamplingTask,
     Wave,
+    checked_rule,
     checked_wave,
     refuse_order,
 )
@@ -42,6 +44,7 @@ from modicum.testtime.prompts import distinct_prompts, named_prompts
 from modicum.testtime.results import Results
 from modicum.testtime.samples import Budget, Event, Prompt, Result, Sampling, Usage
 from modicum.testtime.tasks import PromptTask
+from modicum.testtime.verifiers import PairVerifier
 
 __all__ = [
     "Results",
@@ -49,6 +52,7 @@ __all__ = [
     "SamplingTask",
     "Strategy",
     "Wave",
+    "checked_rule",
     "checked_wave",
     "describe",
     "refuse_order",
@@ -82,6 +86,7 @@ class Strategy(abc.ABC):
         assume_exchangeable: bool = False,
     ) -> None:
         self.backends = backends
+        _check_verifier(verifier)
         self.verifier = verifier
         self.engine_options: dict[str, Any] = {
             "inflight": inflight,
@@ -265,6 +270,10 @@ class Strategy(abc.ABC):
     ) -> Iterator[RunSettings]:
         """Give the settings of a run with its log open; a log given as a path is closed again."""
         params = params if params is not None else Sampling()
+        if not isinstance(params, Sampling):
+            raise TypeError(
+                f"params must be a Sampling, as Sampling(temperature=1), not {params!r}"
+            )
         if log is None or isinstance(log, SampleLog):
             yield RunSettings(params, seed, budget, log, scheduler)
             return
@@ -341,6 +350,23 @@ class _Gatherer:
         )
 
 
+def _check_verifier(verifier: Any) -> None:
+    """Refuse a verifier that cannot be called with a prompt and its responses."""
+    if verifier is None or isinstance(verifier, PairVerifier):
+        return
+    how = "as verifier(prompt, [text, …]), which returns a reward for each text"
+    if not callable(verifier):
+        raise TypeError(f"a verifier is called {how}; {verifier!r} cannot be called")
+    try:
+        signature = inspect.signature(verifier)
+    except ValueError:  # some built-in functions have none
+        return
+    try:
+        signature.bind("prompt", ["text"])
+    except TypeError as error:
+        raise TypeError(f"a verifier is called {how}; {describe(verifier)}: {error}") from None
+
+
 # What a log says of a run -------------------------------------------------------------------------
 
 
@@ -348,7 +374,7 @@ def describe(value: Any) -> Any:
     """Return words for a setting that are the same in every run, for the header of a log.
 
     Functions are named by module and qualified name, objects by their ``name``, their own ``repr``,
-    or class and plain attributes.
+    or class and ``settings()``, in place of which plain attributes do.
     """
     if value is None or isinstance(value, str | int | float | bool):
         return value
@@ -370,12 +396,15 @@ def describe(value: Any) -> Any:
         return f"{module}.{value.__qualname__}" if module else value.__qualname__
     if type(value).__repr__ is not object.__repr__:
         return _ADDRESS.sub("", repr(value))
-    plain = {
-        field: item
-        for field, item in sorted(getattr(value, "__dict__", {}).items())
-        if not field.startswith("_") and isinstance(item, str | int | float | bool)
-    }
-    return f"{type(value).__qualname__}({', '.join(f'{k}={v!r}' for k, v in plain.items())})"
+    if callable(getattr(value, "settings", None)):
+        settings = {field: describe(item) for field, item in value.settings().items()}
+    else:
+        settings = {
+            field: item
+            for field, item in sorted(getattr(value, "__dict__", {}).items())
+            if not field.startswith("_") and isinstance(item, str | int | float | bool)
+        }
+    return f"{type(value).__qualname__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
 
 
 def _hash_of(values: Any) -> str:

@@ -105,7 +105,12 @@ def score_pairs(verifier: Verifier, pairs: Sequence[Pair]) -> list[Any]:
 
 
 def _as_many(rewards: Iterable[Any], expected: int, source: object) -> list[Any]:
-    rewards = list(rewards)
+    try:
+        rewards = list(rewards)
+    except TypeError:
+        raise TypeError(
+            f"{source!r} must return a list with a reward for each response, not {rewards!r:.80}"
+        ) from None
     if len(rewards) != expected:
         raise ValueError(f"{source!r} gave {len(rewards)} rewards for {expected} responses")
     return rewards
@@ -188,6 +193,18 @@ class PairVerifier(abc.ABC):
         """Return one reward per response to one prompt."""
         return self.score_many([(prompt, response) for response in responses])
 
+    def settings(self) -> dict[str, Any]:
+        """Return what rewards depend on, for the header of a log.
+
+        A run goes on with the rewards of a log only where these are the same. By default the public
+        attributes that are plain values; a verifier with others names them itself.
+        """
+        return {
+            name: value
+            for name, value in sorted(vars(self).items())
+            if not name.startswith("_") and isinstance(value, str | int | float | bool)
+        }
+
 
 class CallableVerifier(PairVerifier):
     """A function of one prompt and one response as a verifier.
@@ -212,6 +229,10 @@ class CallableVerifier(PairVerifier):
             raise TypeError(f"function must be a function of prompt and response, not {function!r}")
         self.function = function
         self.returns_text = returns_text
+
+    def settings(self) -> dict[str, Any]:
+        """Return what rewards depend on."""
+        return {"function": self.function, "returns_text": self.returns_text}
 
     def score_many(self, pairs: Sequence[Pair]) -> list[Any]:
         """Call the function for each pair."""
@@ -280,6 +301,16 @@ class ExactAnswer(PairVerifier):
             self._checked(prompt, answer)
             self._answers[_identity(prompt, "")] = answer
 
+    def settings(self) -> dict[str, Any]:
+        """Return what rewards depend on; reference answers by a digest of them."""
+        answers: Any = self._function
+        if answers is None:
+            digest = hashlib.blake2b(digest_size=8)
+            for prompt, answer in sorted(self._answers.items()):
+                digest.update(prompt + f"\x00{answer!r}\x00".encode("utf-8", "surrogatepass"))
+            answers = digest.hexdigest()
+        return {"extract": self.extract, "equal": self.equal, "answers": answers}
+
     def _checked(self, prompt: Prompt, answer: Any) -> Any:
         """Return a reference as the extractor would give it."""
         reference = self.extract.read_reference(answer)
@@ -331,6 +362,10 @@ class Thresholded(PairVerifier):
         self.base = base
         self.threshold = threshold
 
+    def settings(self) -> dict[str, Any]:
+        """Return what rewards depend on."""
+        return {"base": self.base, "threshold": self.threshold}
+
     def score_many(self, pairs: Sequence[Pair]) -> list[float]:
         """Return 1.0 or 0.0 for each pair."""
         return [float(reward >= self.threshold) for reward in _base_rewards(self.base, pairs)]
@@ -371,6 +406,10 @@ class Rescaled(PairVerifier):
         self.base = base
         self.low = low
         self.high = high
+
+    def settings(self) -> dict[str, Any]:
+        """Return what rewards depend on."""
+        return {"base": self.base, "low": self.low, "high": self.high}
 
     def score_many(self, pairs: Sequence[Pair]) -> list[float]:
         """Return rewards in [0, 1]."""
@@ -427,6 +466,10 @@ class Noisy(PairVerifier):
         self.seed = seed
         self.independent = independent
         self._times: Counter[bytes] = Counter()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what rewards depend on."""
+        return {"base": self.base} | super().settings()
 
     def score_many(self, pairs: Sequence[Pair]) -> list[float]:
         """Return 1.0 or 0.0 for each pair."""
@@ -493,6 +536,10 @@ class PRM(PairVerifier):
         self.step_fn = step_fn
         self.agg = agg
         self.split = split
+
+    def settings(self) -> dict[str, Any]:
+        """Return what rewards depend on."""
+        return {"step_fn": self.step_fn, "agg": self.agg, "split": self.split}
 
     def steps(self, response: str) -> list[str]:
         """Return the steps of a response, without white space around them."""
@@ -623,6 +670,17 @@ class LLMJudge(PairVerifier):
         if hasattr(gen, "agenerate"):
             # An engine awaits this in its own loop, where such a backend is at home.
             self.ascore = self._ascore
+
+    def settings(self) -> dict[str, Any]:
+        """Return what rewards depend on, the judge's backend aside."""
+        return {
+            "template": self.template,
+            "votes": self.votes,
+            "params": self.params,
+            "parse": self.parse,
+            "chat": self.chat,
+            "seed": self.seed,
+        }
 
     def score_many(self, pairs: Sequence[Pair]) -> list[float]:
         """Return 1.0 or 0.0 for each pair; equal pairs are judged once."""

@@ -80,6 +80,17 @@ class DSPyVerifier:
         self.input_field = input_field
         self.failed = failed
 
+    def settings(self) -> dict[str, Any]:
+        """Return what rewards depend on, for the header of a log."""
+        return {
+            "reward_fn": self.reward_fn,
+            "signature": None if self.signature is None else str(self.signature),
+            "inputs": self.inputs,
+            "field": self.field,
+            "input_field": self.input_field,
+            "failed": self.failed,
+        }
+
     def __call__(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """Return one reward per response."""
         if self.inputs is not None:

@@ -114,6 +114,18 @@ class RewardModel(PairVerifier):
         # Setting the padding token of a model that has none must not be seen by another thread.
         self._lock = threading.Lock()
 
+    def settings(self) -> dict[str, Any]:
+        """Return what rewards depend on, for the header of a log; the model by its name."""
+        return {
+            "model": self.model.config.name_or_path,
+            "max_length": self.max_length,
+            "overlong": self.overlong,
+            "label": self.label,
+            "activation": self.activation,
+            "system": self.system,
+            "template": self.template,
+        }
+
     def score_many(self, pairs: Sequence[Pair]) -> list[float]:
         """Return the reward of each (prompt, response) pair."""
         ids = [self._encode(prompt, response) for prompt, response in pairs]
