@@ -1,6 +1,17 @@
-"""Which tests run where: hardware and engine markers, for every package at once."""
+"""Which tests run where, and what engines and kernels of all packages are tested with.
 
+Markers of hardware and engine; vLLM in the process of its tests; kernel tests, interpreted or
+compiled, in a process of their own.
+"""
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,3 +45,64 @@ def _skip(items: list[pytest.Item], marker: str, reason: str) -> None:
     for item in items:
         if item.get_closest_marker(marker):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module")
+def vllm_here() -> Iterator[SimpleNamespace]:
+    """vLLM, quiet, on the CPU, in this process with one thread, and the shipped target outside it.
+
+    An engine that a test starts must be shut down before this ends.
+    """
+    patch = pytest.MonkeyPatch()
+    for name, value in {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }.items():
+        patch.setenv(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the engine's own
+        import torch
+        from vllm import LLM, SamplingParams
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        from modicum.core.watermark.adapters.tiny_lm import load_tiny, tiny_path
+
+        model, tokenizer = load_tiny("target", device="cpu")
+        # One thread: the models are tiny, and vLLM makes torch deaf to later requests.
+        patch.setattr(torch, "set_num_threads", torch.set_num_threads)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+    yield SimpleNamespace(
+        LLM=LLM,
+        SamplingParams=SamplingParams,
+        torch=torch,
+        model=model,
+        tokenizer=tokenizer,
+        path=str(tiny_path("target")),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cleanup_dist_env_and_memory()
+    patch.undo()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run_kernel_cases() -> Callable[[Path, bool], None]:
+    """Run a file of kernel tests in a process of its own: Triton reads TRITON_INTERPRET once."""
+
+    def run(cases: Path, interpret: bool) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+        environment["TRITON_INTERPRET"] = "1" if interpret else "0"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            [*command, str(cases)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+        assert " passed" in done.stdout
+        assert "skipped" not in done.stdout
+
+    return run

@@ -49,49 +49,33 @@ class Request:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def served(
+    vllm_here: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SimpleNamespace]:
     """The engine with the shipped target, and the same target and anchor outside it."""
-    patch = pytest.MonkeyPatch()
+    from modicum.core.watermark.adapters.loading import load_anchor
+
     folder = tmp_path_factory.mktemp("vllm")
-    for name, value in {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "MODICUM_EWATERMARK_CONFIG": str(folder / "engine.json"),
-    }.items():
-        patch.setenv(name, value)
+    vocab_size = vllm_here.model.config.vocab_size
+    anchor = load_anchor("tiny", vocab_size, device="cpu")
+    config = EWatermarkConfig(key=KEYS["first"], vocab_size=vocab_size, anchor=anchor)
+    for name, key in KEYS.items():
+        save_key(folder / f"{name}.key", key)
+    config.record().save(folder / "wm.json")
+    content = {
+        "format": 1,
+        "keys": {name: f"{name}.key" for name in KEYS},
+        "default_key": "first",
+        "scheme": {"record": "wm.json", "anchor": "tiny"},
+    }
+    (folder / "engine.json").write_text(json.dumps(content))
+    patch = pytest.MonkeyPatch()
+    # Requests are checked against it as they come.
+    patch.setenv("MODICUM_EWATERMARK_CONFIG", str(folder / "engine.json"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the engine's own
-        import torch
-        from vllm import LLM, SamplingParams
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        from modicum.core.watermark.adapters.loading import load_anchor
-        from modicum.core.watermark.adapters.tiny_lm import load_tiny, tiny_path
-
-        model, tokenizer = load_tiny("target", device="cpu")
-        anchor = load_anchor("tiny", model.config.vocab_size, device="cpu")
-        config = EWatermarkConfig(
-            key=KEYS["first"], vocab_size=model.config.vocab_size, anchor=anchor
-        )
-        for name, key in KEYS.items():
-            save_key(folder / f"{name}.key", key)
-        config.record().save(folder / "wm.json")
-        content = {
-            "format": 1,
-            "keys": {name: f"{name}.key" for name in KEYS},
-            "default_key": "first",
-            "scheme": {"record": "wm.json", "anchor": "tiny"},
-        }
-        (folder / "engine.json").write_text(json.dumps(content))
-        # One thread: the models are tiny, and vLLM makes torch deaf to later requests.
-        patch.setattr(torch, "set_num_threads", torch.set_num_threads)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        llm = LLM(
-            str(tiny_path("target")),
+        llm = vllm_here.LLM(
+            vllm_here.path,
             dtype="float32",
             enforce_eager=True,
             max_model_len=512,
@@ -106,18 +90,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace
         )
     yield SimpleNamespace(
         llm=llm,
-        SamplingParams=SamplingParams,
-        torch=torch,
-        model=model,
-        tokenizer=tokenizer,
+        SamplingParams=vllm_here.SamplingParams,
+        torch=vllm_here.torch,
+        model=vllm_here.model,
+        tokenizer=vllm_here.tokenizer,
         configs={name: config.replace(key=key) for name, key in KEYS.items()},
     )
     llm.llm_engine.engine_core.shutdown()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cleanup_dist_env_and_memory()
     patch.undo()
-    torch.set_num_threads(threads)
 
 
 def sampling_params(served: Any, request: Request) -> Any:

@@ -43,32 +43,13 @@ ONE_WORD = Sampling(temperature=0.7, max_tokens=30, stop=(".", ",", "\n"))
 
 
 @pytest.fixture(scope="module")
-def engine():
-    patch = pytest.MonkeyPatch()
-    for name, value in {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }.items():
-        patch.setenv(name, value)
+def engine(vllm_here):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the engine's own
-        import torch
-        from vllm import LLM
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        from modicum.core.watermark.adapters.tiny_lm import load_tiny, tiny_path
         from modicum.testtime.integrations.vllm import VLLMBackend
 
-        model, tokenizer = load_tiny("target", device="cpu")
-        # One thread: the models are tiny, and vLLM makes torch deaf to later requests.
-        patch.setattr(torch, "set_num_threads", torch.set_num_threads)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        llm = LLM(
-            str(tiny_path("target")),
+        llm = vllm_here.LLM(
+            vllm_here.path,
             dtype="float32",
             enforce_eager=True,
             max_model_len=256,
@@ -80,18 +61,13 @@ def engine():
         )
     yield SimpleNamespace(
         llm=llm,
-        model=model,
-        tokenizer=tokenizer,
-        torch=torch,
+        model=vllm_here.model,
+        tokenizer=vllm_here.tokenizer,
+        torch=vllm_here.torch,
         backend=VLLMBackend(llm),
         VLLMBackend=VLLMBackend,
     )
     llm.llm_engine.engine_core.shutdown()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cleanup_dist_env_and_memory()
-    patch.undo()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

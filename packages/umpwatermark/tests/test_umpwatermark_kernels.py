@@ -6,8 +6,6 @@ compiled where there is a CUDA device.
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,26 +89,14 @@ def test_what_it_cannot_take_is_refused(changes, dtype, message):
         gumbel_race(logits.to(dtype), uniforms.philox, state, **changes)
 
 
-def run_kernel_cases(interpret: bool) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    environment["TRITON_INTERPRET"] = "1" if interpret else "0"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, str(CASES)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
-    assert "skipped" not in done.stdout
-
-
-def test_kernel_agrees_with_the_reference_when_interpreted():
+def test_kernel_agrees_with_the_reference_when_interpreted(run_kernel_cases):
     pytest.importorskip("triton")
-    run_kernel_cases(interpret=True)
+    run_kernel_cases(CASES, interpret=True)
 
 
 @pytest.mark.gpu
-def test_kernel_agrees_with_the_reference_on_the_device():
-    run_kernel_cases(interpret=False)
+def test_kernel_agrees_with_the_reference_on_the_device(run_kernel_cases):
+    run_kernel_cases(CASES, interpret=False)
 
 
 @pytest.mark.gpu

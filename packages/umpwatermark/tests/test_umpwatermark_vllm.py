@@ -58,45 +58,12 @@ class Request:
 
 
 @pytest.fixture(scope="module")
-def outside() -> Iterator[SimpleNamespace]:
+def outside(vllm_here: SimpleNamespace) -> SimpleNamespace:
     """What every engine shares: vLLM's classes, and the target as the reference sees it."""
-    patch = pytest.MonkeyPatch()
-    for name, value in {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }.items():
-        patch.setenv(name, value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the engine's own
-        import torch
-        from vllm import LLM, SamplingParams
-        from vllm.distributed import cleanup_dist_env_and_memory
+    from modicum.core.watermark.adapters.loading import load_anchor
 
-        from modicum.core.watermark.adapters.loading import load_anchor
-        from modicum.core.watermark.adapters.tiny_lm import load_tiny, tiny_path
-
-        model, tokenizer = load_tiny("target", device="cpu")
-        # One thread: the models are tiny, and vLLM makes torch deaf to later requests.
-        patch.setattr(torch, "set_num_threads", torch.set_num_threads)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-    yield SimpleNamespace(
-        LLM=LLM,
-        SamplingParams=SamplingParams,
-        torch=torch,
-        model=model,
-        tokenizer=tokenizer,
-        path=str(tiny_path("target")),
-        anchor=load_anchor("tiny", model.config.vocab_size, device="cpu"),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cleanup_dist_env_and_memory()
-    patch.undo()
-    torch.set_num_threads(threads)
+    anchor = load_anchor("tiny", vllm_here.model.config.vocab_size, device="cpu")
+    return SimpleNamespace(**vars(vllm_here), anchor=anchor)
 
 
 def engine(outside: SimpleNamespace, folder: Path, **parameters: Any) -> Iterator[SimpleNamespace]:

@@ -199,26 +199,14 @@ def test_core_does_not_bring_torch_into_memory():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def run_kernel_cases(interpret: bool) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    environment["TRITON_INTERPRET"] = "1" if interpret else "0"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, str(CASES)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
-    assert "skipped" not in done.stdout
-
-
-def test_kernel_agrees_with_the_reference_when_interpreted():
+def test_kernel_agrees_with_the_reference_when_interpreted(run_kernel_cases):
     pytest.importorskip("triton")
-    run_kernel_cases(interpret=True)
+    run_kernel_cases(CASES, interpret=True)
 
 
 @pytest.mark.gpu
-def test_kernel_agrees_with_the_reference_on_the_device():
-    run_kernel_cases(interpret=False)
+def test_kernel_agrees_with_the_reference_on_the_device(run_kernel_cases):
+    run_kernel_cases(CASES, interpret=False)
 
 
 @pytest.mark.gpu
