@@ -144,7 +144,6 @@ def ours(recording: Recording, **settings: Any) -> tuple[np.ndarray, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--prompts", type=int, default=2000, help="recorded prompts")
-    parser.add_argument("--page", type=Path, default=RESULTS, help="page with the section")
     parser.add_argument("--dry-run", action="store_true", help="few prompts; the page stays")
     options = parser.parse_args()
     num_prompts = 50 if options.dry_run else options.prompts
@@ -193,13 +192,7 @@ def main() -> None:
     ]
     print("\n".join(lines))
     if not options.dry_run:
-        page = options.page
-        old = page.read_text(encoding="utf-8") if page.exists() else ""
-        if "<!-- best-of-n:begin -->" not in old:
-            old = old or "# Benchmarks of modicum-testtime\n"
-            old += "\n## Best-of-n\n\n<!-- best-of-n:begin -->\n<!-- best-of-n:end -->\n"
-            page.write_text(old, encoding="utf-8")
-        write_section(page, "best-of-n", lines)
+        write_section(RESULTS, "best-of-n", lines)
 
 
 def _share(right_B: np.ndarray) -> tuple[str, str]:

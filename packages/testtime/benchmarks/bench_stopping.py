@@ -328,21 +328,10 @@ def look_up(repeats: int) -> list[str]:
     ]
 
 
-def ensure_section(page: Path) -> None:
-    """Make the page or its section where there is none yet; other sections stay."""
-    old = (
-        page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks of modicum-testtime\n"
-    )
-    if "<!-- stopping:begin -->" not in old:
-        old += "\n## Stopping rules\n\n<!-- stopping:begin -->\n<!-- stopping:end -->\n"
-        page.write_text(old, encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--prompts", type=int, default=1000, help="recorded prompts")
     parser.add_argument("--repeats", type=int, default=7, help="timed look-ups")
-    parser.add_argument("--page", type=Path, default=RESULTS, help="page with the section")
     parser.add_argument("--dry-run", action="store_true", help="few prompts; the page stays")
     options = parser.parse_args()
     num_prompts = 50 if options.dry_run else options.prompts
@@ -357,8 +346,7 @@ def main() -> None:
     lines = [*preamble(command, how), *comparison(record(num_prompts)), *look_up(options.repeats)]
     print("\n".join(lines))
     if not options.dry_run:
-        ensure_section(options.page)
-        write_section(options.page, "stopping", lines)
+        write_section(RESULTS, "stopping", lines)
 
 
 if __name__ == "__main__":

@@ -330,6 +330,14 @@ NAMES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("figure", "high", "holds"),
+    [(18, 19, True), (17, 19, None), (16, 17, False), (17, np.nan, None), (np.nan, np.nan, True)],
+)
+def test_a_limit_that_only_the_interval_reaches_is_not_decided(figure, high, holds):
+    assert experiment._at_least(18, figure, high) is holds
+
+
 def test_full_runs_train_seeds_of_their_own():
     quick, other = experiment.models(True, 5), experiment.models(False, 5)
     assert [spec.seed for spec in quick["trained"]] == [0, 1, 2]
