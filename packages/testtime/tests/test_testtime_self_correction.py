@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from modicum.testtime import backends
 from modicum.testtime.bounds import regret_bound, round_robin_success
 from modicum.testtime.controllers import (
     EXP3,
@@ -24,7 +25,7 @@ from modicum.testtime.controllers import (
 from modicum.testtime.log import SampleLog
 from modicum.testtime.samples import Budget, Completion, Sampling
 from modicum.testtime.self_correction import CorrectionResult, Expert, SelfCorrection
-from modicum.testtime.stopping import AcceptCount, ModeCertificate, RewardGain
+from modicum.testtime.stopping import AcceptCount, FixedN, ModeCertificate, RewardGain
 from modicum.testtime.templates import Attempt, ReviseTemplate, expert_prompt, revise_prompt
 from modicum.testtime.verifiers import PRM, CallableVerifier, Rescaled, Thresholded
 
@@ -947,3 +948,13 @@ def test_bad_settings_are_refused(settings, error, message):
     values = {"experts": Expert("a", Offline(constant)), "verifier": says_yes} | settings
     with pytest.raises(error, match=message):
         SelfCorrection(**values)
+
+
+def test_a_fixed_number_of_rounds_certifies_nothing():
+    strategy = SelfCorrection(
+        Expert("a", backends.callable(lambda prompt: "no")),
+        lambda prompt, texts: [0.0] * len(texts),
+        stop=FixedN(2),
+    )
+    (result,) = strategy.run(["q"])
+    assert (len(result.history), result.answer, result.certified) == (2, "no", False)

@@ -649,7 +649,7 @@ class _CorrectionTask(SamplingTask):
             prompt_id=self.prompt_id,
             answer=self.answer,
             text="" if chosen is None else chosen.text,
-            certified=self.answer is not None and self.guarantee != "heuristic",
+            certified=self.answer is not None and (self.reason == "accepted" or self._settled()),
             confidence=self.last.confidence if self.by_rule else math.nan,
             guarantee=self.guarantee,
             reason=self.reason,
