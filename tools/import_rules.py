@@ -48,7 +48,7 @@ ROOM_OF_NAME = {
 OPTIONAL = {
     "torch": r".*",
     "safetensors": r".*",
-    "triton": r"modicum\.\w+\.kernels(\..*)?",
+    "triton": r"modicum\.(\w+|zeroth\.torch)\.kernels(\..*)?",
     "matplotlib": r"modicum\.\w+\.plots(\..*)?|modicum\.core\.(report|experiment)(\..*)?",
     "transformers": r"modicum\.core\.watermark\.causal_lm",
     "packaging": r"modicum\.core\.cli",

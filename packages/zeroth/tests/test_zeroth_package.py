@@ -1,10 +1,10 @@
-"""The package is importable and claims nothing yet."""
+"""The package is importable and registers its experiments and commands."""
 
-from importlib import import_module
 from importlib.metadata import distribution
 
 
-def test_imports_and_registers_no_experiment_or_command():
-    assert import_module("modicum.zeroth").__all__ == []
-    groups = {entry.group for entry in distribution("modicum-zeroth").entry_points}
-    assert not {group for group in groups if group.startswith("modicum.")}
+def test_registers_experiments_and_commands():
+    entries = {entry.group: entry for entry in distribution("modicum-zeroth").entry_points}
+    assert entries["modicum.commands"].load().info.help
+    names = [experiment.name for experiment in entries["modicum.experiments"].load()]
+    assert len(set(names)) == 10

