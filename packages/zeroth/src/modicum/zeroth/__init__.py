@@ -1,3 +1,3 @@
-"""Noisy function values in, one provably good point out: minimax-optimal zeroth-order optimisation."""
+"""Noisy function values in, one provably good point out."""
 
 __all__: list[str] = []
