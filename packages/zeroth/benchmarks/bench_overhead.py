@@ -48,10 +48,12 @@ class Parabola:
         self.at = 0
 
     def one(self, x: np.ndarray) -> float:
+        """Give a value of one point."""
         self.at += 1
         return float(x @ x + self.noise[self.at % len(self.noise)])
 
     def many(self, x_ND: np.ndarray) -> np.ndarray:
+        """Give the values of points."""
         count = len(x_ND)
         values = np.einsum("nd,nd->n", x_ND, x_ND)
         values += np.resize(np.roll(self.noise, -self.at), count)
