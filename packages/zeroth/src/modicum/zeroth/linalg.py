@@ -227,11 +227,11 @@ def _least_floor(eigenvalues_D: np.ndarray, along_D: np.ndarray, radius: float) 
     size_D = np.abs(along_D)[order]
     with np.errstate(over="ignore"):  # inf means "far outside the radius" just as well
         newton_D = size_D / ascending_D / radius
+        beyond_D = np.append(np.hypot.accumulate(newton_D[::-1])[::-1], 0.0)
+        if beyond_D[0] <= 1:
+            return 0.0
         head_D = np.hypot.accumulate(size_D / radius)
-    beyond_D = np.append(np.hypot.accumulate(newton_D[::-1])[::-1], 0.0)
-    if beyond_D[0] <= 1:
-        return 0.0
-    enough_D = np.hypot(head_D[:-1] / ascending_D[1:], beyond_D[1:-1]) <= 1
+        enough_D = np.hypot(head_D[:-1] / ascending_D[1:], beyond_D[1:-1]) <= 1
     k = int(np.argmax(np.append(enough_D, True)))
     rest = float(beyond_D[k + 1])
     room = math.sqrt((1 - rest) * (1 + rest))
