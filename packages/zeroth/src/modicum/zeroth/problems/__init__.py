@@ -1,1 +1,6 @@
-"""Problems with a known optimum."""
+"""Test problems with known minimum and known constants, for NumPy and torch alike."""
+
+from modicum.zeroth.problems.problem import NoisyValues, Problem, Separable
+from modicum.zeroth.problems.skew import Skew, skew
+
+__all__ = ["NoisyValues", "Problem", "Separable", "Skew", "skew"]
