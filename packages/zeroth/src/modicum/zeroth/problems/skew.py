@@ -23,24 +23,26 @@ class Skew(Separable):
         Curvature far on the left of each coordinate, ``(d,)``; it rises by `rise`.
     rise
         By how much the curvature rises from left to right.
+    slant
+        Inverse of the length over which it rises.
     """
 
     base_d: np.ndarray
     rise: float
+    slant: float
 
     def _profile(self, z: Array, order: int) -> Array:
         xp = array_namespace(z)
         base = like(self.base_d, z) + self.rise / 2
-        slant = 2 * self.hessian_lipschitz / self.rise
-        bent = slant * z
+        bent = self.slant * z
         root = xp.sqrt(1 + bent * bent)
         if order == 2:
             return base + self.rise / 2 * bent / root
         if order == 1:
             # root - 1, without cancellation near the minimum.
-            return base * z + self.rise / (2 * slant) * (bent * bent / (1 + root))
-        odd = z * root + xp.asinh(bent) / slant - 2 * z
-        return base * z * z / 2 + self.rise / (4 * slant) * odd
+            return base * z + self.rise / (2 * self.slant) * (bent * bent / (1 + root))
+        odd = z * root + xp.asinh(bent) / self.slant - 2 * z
+        return base * z * z / 2 + self.rise / (4 * self.slant) * odd
 
 
 def skew(
@@ -101,4 +103,5 @@ def skew(
         rotation=matrix,
         base_d=strong_convexity * scales,
         rise=float(rise),
+        slant=2 * hessian_lipschitz / rise,
     )
