@@ -1,26 +1,98 @@
 """The base of every method: ask for points, tell their values, stop, resume.
 
-A method is a subclass with five small hooks (`Optimizer._initial_state`, `_propose`, `_update`,
-`_recommend`, and the options of its constructor); everything else, from partial answers to resume,
-stands here once. The state of a method is a dataclass of arrays and plain values, and what it
-proposes is a function of that state alone, so a run that was saved goes on bit for bit.
+A method is a subclass with a few small hooks (`Optimizer._initial_state`, `_propose`, `_update`,
+`_recommend`, `minimum_budget`); everything else, from partial answers to resume, stands here once.
+The state of a method is a dataclass of arrays and plain values, and what it proposes is a function
+of that state alone, so a run that was saved goes on bit for bit.
+
+What a user may rely on, whatever the method:
+
+* The same seed gives the same points, however they are evaluated: at once, one by one, in any
+  order, in several processes, with answers that come twice.
+* The budget is a hard limit on the evaluations that are issued, those that are repeated after a
+  failure included: the last round does without as many pairs as the repetitions have cost.
+* A point whose value is lost takes its pair with it; a round that loses more than a fifth of its
+  pairs ends the run with the state before it.
+
+Legend of the shapes: ``b`` points of the open batch, ``n`` points told or asked at a time, ``d``
+dimension, ``u`` units (pairs and single points) of a batch.
 """
 
+import dataclasses
+import inspect
+import math
+import os
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
+from modicum.zeroth import checkpoint
+from modicum.zeroth.arguments import integer, one_of, positive, start_point, vector
 from modicum.zeroth.batch import Array, Batch
-from modicum.zeroth.directions import draw_directions
+from modicum.zeroth.candidates import Candidate, Candidates
+from modicum.zeroth.directions import KINDS, draw_directions
+from modicum.zeroth.errors import ZerothWarning
 from modicum.zeroth.space import Space
+
+__all__ = [
+    "BUDGET_SPENT",
+    "INTERRUPTED",
+    "STOPPED",
+    "TOO_MANY_LOST",
+    "Optimizer",
+    "Recommendation",
+    "Round",
+    "constructor_options",
+]
+
+BUDGET_SPENT, STOPPED, INTERRUPTED, TOO_MANY_LOST = range(4)
+"""Why a run ended: the numbers are the ``status`` of its result."""
+
+MOST_LOST = 0.2
+"""A run stops when more than this share of a round's units is lost."""
+
+JUDGED_UNITS = 20
+"""Rounds with fewer units are judged together, so that one lost pair of a single-pair method is not
+a lost round."""
+
+_SCHEMA = 1
+_SEED_LIMIT = 2**63
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of a method did; fields that a method does not have are nan."""
+    """What one round of a method did; fields that a method does not have are nan.
+
+    Attributes
+    ----------
+    nfev
+        Evaluations issued up to the end of the round.
+    x
+        Point after the round, user's coordinates ``(d,)``.
+    fun
+        Model value at the centre of the round.
+    radius
+        Sampling radius, internal coordinates.
+    step_norm, trust
+        Length of the step and its cap, internal coordinates.
+    snr
+        Norm of the gradient estimate over the root of its noise trace.
+    lambda_min, lambda_max
+        Extreme eigenvalues of the Hessian estimate.
+    noise_band
+        Spectral size of the Hessian's noise.
+    predicted_decrease, predicted_decrease_std
+        What the model promises of the step, and its standard deviation.
+    dropped
+        Units that were lost.
+    nonconvex
+        Whether the Hessian has an eigenvalue significantly below zero.
+    """
 
     nfev: int
     x: np.ndarray
@@ -40,7 +112,29 @@ class Round:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The point to use and what is known about it; unknown values are nan or None."""
+    """The point to use and what is known about it; unknown values are nan or None.
+
+    Unpacks as ``x, info``, where `info` is the recommendation itself.
+
+    Attributes
+    ----------
+    x
+        The point ``(d,)``.
+    fun, fun_std
+        Model estimate of the function there, and its standard deviation.
+    jac, jac_cov_trace
+        Gradient estimate ``(d,)`` and the trace of its covariance.
+    hess
+        Hessian estimate ``(d, d)``.
+    noise_std
+        Standard deviation of one evaluation.
+    hessian_lipschitz, strong_convexity
+        The constants, known or estimated, in internal coordinates.
+    predicted_regret, predicted_regret_terms
+        Expected regret of `x`, and its parts by name.
+    radius
+        Sampling radius of the last round, internal coordinates.
+    """
 
     x: np.ndarray
     fun: float = np.nan
@@ -55,9 +149,113 @@ class Recommendation:
     predicted_regret_terms: dict[str, float] = field(default_factory=dict)
     radius: float = np.nan
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.x, self))
+
+
+class _OpenRound:
+    """The batch that is being answered, and what has come in of it."""
+
+    def __init__(self, batch: Batch, room: int) -> None:
+        size = len(batch)
+        self.batch = batch
+        self.issuable = np.ones(size, dtype=bool) if size <= room else _that_fit(batch.unit, room)
+        self.issued = np.zeros(size, dtype=bool)
+        self.queue = np.flatnonzero(self.issuable)
+        self.settled = np.zeros(size, dtype=bool)
+        self.values = np.full(size, np.nan)
+        self.sigma: np.ndarray | None = None
+        # Further measurements of a point, beside the one in `values`: index → [(value, sigma)].
+        self.repeats: dict[int, list[tuple[float, float]]] = {}
+        self.missing_in_unit = np.bincount(batch.unit[self.issuable], minlength=batch.units)
+        self.units = int(np.count_nonzero(self.missing_in_unit))
+        self.settled_units = 0
+
+    @property
+    def untouched(self) -> bool:
+        """Whether all points are out and no value is in."""
+        return not len(self.queue) and not self.settled.any() and bool(self.issuable.all())
+
+    def settle(self, index: np.ndarray) -> None:
+        """Mark points that were open before; `index` has no duplicates."""
+        self.settled[index] = True
+        unit = self.batch.unit[index]
+        np.subtract.at(self.missing_in_unit, unit, 1)
+        self.settled_units += int(np.count_nonzero(self.missing_in_unit[np.unique(unit)] == 0))
+        if len(self.queue):
+            self.queue = self.queue[~self.settled[self.queue]]
+
+    def measured(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Give values and their standard deviations, several measurements of a point averaged."""
+        values = self.values.copy()
+        sigma = None if self.sigma is None else self.sigma.copy()
+        for index, others in self.repeats.items():
+            first = (values[index], 1.0 if sigma is None else sigma[index])
+            # The sums are exact, hence the same in whatever order the measurements came.
+            terms = [(value, 1.0 / spread**2) for value, spread in [first, *others]]
+            weight = math.fsum(w for _, w in terms)
+            values[index] = math.fsum(value * w for value, w in terms) / weight
+            if sigma is not None:
+                sigma[index] = weight**-0.5
+        return values, sigma
+
+
+def _that_fit(unit: np.ndarray, room: int) -> np.ndarray:
+    """Choose whole units with at most `room` points, spread evenly over the batch."""
+    sizes = np.bincount(unit)
+    order = np.argsort((np.arange(len(sizes)) * _GOLDEN_RATIO) % 1.0, kind="stable")
+    kept = np.zeros(len(sizes), dtype=bool)
+    kept[order[np.cumsum(sizes[order]) <= room]] = True
+    return kept[unit]
+
 
 class Optimizer(ABC):
-    """A method that asks for points and is told noisy values."""
+    """A method that asks for points and is told noisy values.
+
+    Parameters
+    ----------
+    x0
+        Start ``(d,)``; a torch tensor also says on which device the points are made.
+    budget
+        Evaluations that may be issued, at least `minimum_budget`.
+    scale
+        Length over which the user expects to move; a vector ``(d,)`` gives one per coordinate.
+    noise
+        Standard deviation of one evaluation, None if unknown. With `paired`, the standard deviation
+        of a pair's difference divided by √2.
+    strong_convexity, hessian_lipschitz
+        Constants of the function in internal coordinates (the user's, when `scale` is a number),
+        None if unknown.
+    bounds
+        As for `modicum.zeroth.space.Space`.
+    paired
+        Whether both sides of a pair are evaluated with the same random numbers.
+    directions
+        ``"sphere"``, ``"orthogonal"``, ``"gaussian"``, ``"rademacher"`` or ``"coordinate"``.
+    rng
+        None for a fresh seed, an integer seed in ``[0, 2**63)``, or a NumPy generator, of which one
+        integer is drawn.
+    device
+        Torch device on which to make points and directions; None for NumPy.
+    close_fraction
+        A round whose points are all out closes once this share of its pairs is answered, without
+        waiting for the stragglers. Below 1 the result depends on which answers are slow.
+
+    Attributes
+    ----------
+    nfev
+        Evaluations issued.
+    nit
+        Rounds closed.
+    lost, retried, repeated, duplicates, late
+        Units lost; evaluations issued again after a failure; further measurements of a point that
+        was told already; values told twice, and values told after their round, which change
+        nothing.
+    trace
+        One `Round` per round.
+    warnings
+        What the user was warned of.
+    """
 
     name: ClassVar[str]
 
@@ -75,25 +273,46 @@ class Optimizer(ABC):
         directions: str = "sphere",
         rng: Any = None,
         device: Any = None,
+        close_fraction: float = 1.0,
     ) -> None:
-        self.space = Space(x0, scale, bounds)
+        self.x0 = start_point(x0)
+        self.scale = scale
+        self.bounds = bounds
+        self.space = Space(self.x0, _checked_scale(scale, self.x0), bounds)
         self.dimension = self.space.dimension
-        self.budget = int(budget)
-        self.noise = noise
-        self.strong_convexity = strong_convexity
-        self.hessian_lipschitz = hessian_lipschitz
-        self.paired = paired
-        self.directions = directions
-        self.seed = (
-            int(np.random.default_rng(rng).integers(2**63)) if not isinstance(rng, int) else rng
-        )
-        self.device = device
+        self.noise = _positive_or_none("noise", noise)
+        self.strong_convexity = _positive_or_none("strong_convexity", strong_convexity)
+        self.hessian_lipschitz = _positive_or_none("hessian_lipschitz", hessian_lipschitz)
+        self.paired = bool(paired)
+        self.directions = one_of("directions", directions, KINDS)
+        self.seed, self._seed_is_free = _seed_of(rng)
+        self.device = _device_of(x0, device)
+        self.close_fraction = positive("close_fraction", close_fraction)
+        if self.close_fraction > 1:
+            raise ValueError(f"close_fraction must be at most 1, not {close_fraction!r}")
         self.trace: list[Round] = []
         self.warnings: list[str] = []
         self.nfev = 0
+        self.nit = 0
+        self.lost = self.retried = self.repeated = self.duplicates = self.late = 0
+        self.budget = integer("budget", budget)
+        least = self.minimum_budget()
+        if self.budget < least:
+            raise ValueError(
+                f"budget must be at least {least} for method {self.name!r} in {self.dimension}"
+                f" dimension{'s' if self.dimension > 1 else ''}, not {self.budget}"
+            )
+        self._first_id = 0
+        self._judged = [0, 0]  # units and lost units of rounds that are judged together
+        self._ended: tuple[int, str] | None = None
+        self._open: _OpenRound | None = None
         self.state = self._initial_state()
 
     # What a method is ---------------------------------------------------------------------------
+
+    def minimum_budget(self) -> int:
+        """Give the smallest usable budget; everything but `budget` and the state is set."""
+        return 1
 
     @abstractmethod
     def _initial_state(self) -> Any:
@@ -113,9 +332,10 @@ class Optimizer(ABC):
             What `_propose` gave.
         y
             Values ``(b,)`` in the array library of the points, float64; nan for all points of a
-            unit that was lost.
+            unit that was lost or did not fit into the budget any more. Only a batch of fewer than
+            `JUDGED_UNITS` units can be nan throughout.
         sigma
-            Standard deviations ``(b,)`` that the user told, or None.
+            Standard deviations ``(b,)`` that the user told (inf where the value is nan), or None.
         """
 
     @abstractmethod
@@ -132,16 +352,658 @@ class Optimizer(ABC):
 
     def _warn(self, message: str) -> None:
         """Say something the user must know, once per run."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            warnings.warn(message, ZerothWarning, stacklevel=_outside())
 
-    # What a user calls ---------------------------------------------------------------------------
+    # Points out, values in -----------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended; nothing is asked any more."""
+        return self._round() is None
+
+    @property
+    def pending(self) -> int:
+        """Number of points that are out and not answered."""
+        now = self._open
+        return int(np.count_nonzero(now.issued & ~now.settled)) if now is not None else 0
+
+    def ask(self, n: int | None = None) -> Candidates:
+        """Give the next points to evaluate.
+
+        Parameters
+        ----------
+        n
+            At most so many; None for all that can be evaluated now.
+
+        Returns
+        -------
+        Candidates
+            Empty when the run is over, or when all points of the round are out and have to be
+            answered before the next round is known.
+        """
+        if n is not None:
+            n = integer("n", n)
+        now = self._round()
+        if now is None:
+            return self._nothing()
+        index, now.queue = now.queue[:n], now.queue[len(now.queue) if n is None else n :]
+        # Points that are handed out again after a resume were counted before it.
+        self.nfev += len(index) - int(np.count_nonzero(now.issued[index]))
+        now.issued[index] = True
+        return self._candidates(now, index)
+
+    def retry(self, ids: Any) -> Candidates:
+        """Issue points again, because their evaluation failed.
+
+        Parameters
+        ----------
+        ids
+            Identities of points that are out and not answered; or `Candidates`.
+
+        Returns
+        -------
+        Candidates
+            Those, or the first so many that the budget still has room for. Each counts as an
+            evaluation.
+        """
+        now = self._round()
+        numbers = self._ids(ids)
+        index = numbers[numbers >= self._first_id] - self._first_id
+        if now is None or not len(index):
+            return self._nothing()
+        self._check_issued(now, index)
+        index = index[~now.settled[index]]
+        index = index[: max(0, self.budget - self.nfev - self._unissued(now))]
+        self.nfev += len(index)
+        self.retried += len(index)
+        return self._candidates(now, index)
+
+    def tell(self, which: Any, y: Any, sigma: Any = None) -> None:
+        """Take values, in any order and number.
+
+        A value told twice is ignored; a different second value of the same point is averaged with
+        the first as a second measurement. Once all points of a round are answered, the method moves
+        on. Values that come after that are ignored and counted (`late`).
+
+        Parameters
+        ----------
+        which
+            `Candidates` or `Candidate` as `ask` gave them; or identities, an integer or ``(n,)``;
+            or the points themselves, ``(d,)`` or ``(n, d)``, exactly as given. Of equal points the
+            first that has no value is meant, so identities are the safer choice.
+        y
+            Values ``(n,)``; a number for a single point. nan, infinite and complex values and None
+            mean that the evaluation failed: a later value of the point still counts while its round
+            is open, but without one its pair is lost.
+        sigma
+            Standard deviations of the values, ``(n,)`` or one number. For all values of a round or
+            for none.
+
+        Raises
+        ------
+        ValueError
+            If the numbers of points and values differ, a point was never handed out, a standard
+            deviation is not positive, or only some values of a round have one.
+        """
+        now = self._round()
+        if now is not None and self._is_whole(now, which):
+            values = _float64(y)
+            if values.shape == (len(now.batch),):
+                self._close(now, values, _checked_sigma(sigma, len(values)))
+                return
+        index = self._index(now, which)
+        values = _host(_float64(y)).reshape(-1)
+        if len(values) != len(index):
+            raise ValueError(f"{len(index)} points were told with {len(values)} values")
+        spread = _checked_sigma(sigma, len(values))
+        in_time = index >= 0
+        self.late += int(np.count_nonzero(~in_time))
+        if now is None or not in_time.any():
+            return
+        self._check_issued(now, index[in_time])
+        self._take(
+            now, index[in_time], values[in_time], None if spread is None else spread[in_time]
+        )
+        if self._is_answered(now):
+            self.close()
+
+    def close(self) -> None:
+        """End the open round with the values that are in; pairs that are not complete are lost."""
+        now = self._round()
+        if now is not None:
+            values, sigma = now.measured()
+            self._close(now, values, sigma)
+
+    def stop(self, status: int = STOPPED, message: str = "stopped by the user") -> None:
+        """End the run; the open round is given up.
+
+        Parameters
+        ----------
+        status
+            `STOPPED`, `INTERRUPTED` or `TOO_MANY_LOST`.
+        message
+            Why, in words.
+        """
+        self._ended = (status, message)
+        self._open = None
+
+    def _round(self) -> _OpenRound | None:
+        """Give the open round, of which there is one unless the run is over."""
+        if self._open is None and self._ended is None:
+            batch = self._propose()
+            if batch is not None:
+                self._open = _OpenRound(batch, self.budget - self.nfev)
+                if not self._open.units:
+                    self._open = None
+            if self._open is None:
+                self._ended = (BUDGET_SPENT, f"the budget of {self.budget} evaluations is spent")
+        return self._open
+
+    def _nothing(self) -> Candidates:
+        points = np.empty((0, self.dimension))
+        if self.device is not None:
+            points = _to_device(points, self.device)
+        ids = np.empty(0, dtype=np.int64)
+        return Candidates(points, ids, self.seed, ids)
+
+    def _candidates(self, now: _OpenRound, index: np.ndarray) -> Candidates:
+        points = now.batch.points
+        if len(index) < len(now.batch):
+            points = points[index]
+        numbers = now.batch.unit[index] if self.paired else index
+        return Candidates(
+            points, index + self._first_id, self.seed, np.asarray(numbers) + self._first_id
+        )
+
+    def _unissued(self, now: _OpenRound) -> int:
+        return int(np.count_nonzero(now.issuable & ~now.issued))
+
+    def _is_whole(self, now: _OpenRound, which: Any) -> bool:
+        """Tell whether these are all points of the open round in order, and its first answer."""
+        if not isinstance(which, Candidates) or len(which) != len(now.batch):
+            return False
+        ids = which.ids
+        ordered = ids[0] == self._first_id and bool((ids[1:] > ids[:-1]).all())
+        return ordered and ids[-1] == self._first_id + len(ids) - 1 and now.untouched
+
+    def _ids(self, which: Any) -> np.ndarray:
+        """Give the identities in `which`; raises TypeError if these are no identities."""
+        if isinstance(which, Candidates):
+            return which.ids
+        if isinstance(which, Candidate):
+            return np.array([which.id], dtype=np.int64)
+        if isinstance(which, Sequence) and any(isinstance(item, Candidate) for item in which):
+            return np.array([item.id for item in which], dtype=np.int64)
+        ids = np.atleast_1d(_host(which))
+        if ids.size == 0 and ids.ndim == 1:
+            return np.empty(0, dtype=np.int64)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise TypeError(f"not identities of points: {which!r:.80}")
+        return ids.astype(np.int64)
+
+    def _index(self, now: _OpenRound | None, which: Any) -> np.ndarray:
+        """Give the places of points in the open batch, negative for points of closed rounds."""
+        try:
+            return self._ids(which) - self._first_id
+        except TypeError:
+            points = vector("which", which)
+        points = points.reshape(-1, self.dimension) if points.ndim == 1 else points
+        if points.ndim != 2 or points.shape[1] != self.dimension:
+            raise ValueError(f"points must have shape (n, {self.dimension}), not {points.shape}")
+        return _places(now, points)
+
+    def _check_issued(self, now: _OpenRound, index: np.ndarray) -> None:
+        size = len(now.batch)
+        known = index < size
+        known[known] = now.issued[index[known]]
+        if not known.all():
+            wrong = int(index[~known][0]) + self._first_id
+            raise ValueError(f"point {wrong} was never handed out")
+
+    def _take(
+        self, now: _OpenRound, index: np.ndarray, values: np.ndarray, sigma: np.ndarray | None
+    ) -> None:
+        if now.settled.any() and (sigma is None) != (now.sigma is None):
+            raise ValueError("sigma must be given for all values of a round or for none")
+        if sigma is not None and now.sigma is None:
+            now.sigma = np.full(len(now.batch), np.inf)
+        first = np.zeros(len(index), dtype=bool)
+        first[np.unique(index, return_index=True)[1]] = True
+        first &= ~now.settled[index]
+        fresh = index[first]
+        now.values[fresh] = values[first]
+        if now.sigma is not None and sigma is not None:
+            now.sigma[fresh] = sigma[first]
+        now.settle(fresh)
+        for place in np.flatnonzero(~first).tolist():
+            spread = 1.0 if sigma is None else float(sigma[place])
+            self._take_again(now, int(index[place]), float(values[place]), spread)
+
+    def _take_again(self, now: _OpenRound, index: int, value: float, sigma: float) -> None:
+        """Take a further value of a point."""
+        others = now.repeats.get(index, [])
+        known = now.values[index]
+        if not math.isfinite(value) or value == known or any(value == v for v, _ in others):
+            self.duplicates += 1
+        elif not math.isfinite(known):
+            now.values[index] = value
+            if now.sigma is not None:
+                now.sigma[index] = sigma
+        else:
+            now.repeats[index] = [*others, (value, sigma)]
+            self.repeated += 1
+
+    def _is_answered(self, now: _OpenRound) -> bool:
+        if now.settled_units == now.units:
+            return True
+        if self._unissued(now):
+            return False
+        return now.settled_units >= math.ceil(self.close_fraction * now.units)
+
+    def _close(self, now: _OpenRound, values: Array, sigma: np.ndarray | None) -> None:
+        """Hand the values of the open round to the method, and count what is lost."""
+        unit = now.batch.unit
+        failed = ~_host(_is_finite(values))
+        lost = 0
+        if failed.any():
+            incomplete = np.zeros(now.batch.units, dtype=bool)
+            incomplete[unit[failed]] = True
+            lost = int(np.count_nonzero(incomplete)) - (now.batch.units - now.units)
+            values, sigma = _without(values, sigma, incomplete[unit])
+        self._open = None
+        self._first_id += len(now.batch)
+        self.lost += lost
+        self._judged = [self._judged[0] + now.units, self._judged[1] + lost]
+        if self._judged[0] >= JUDGED_UNITS:
+            units, gone = self._judged
+            self._judged = [0, 0]
+            if gone > MOST_LOST * units:
+                self.stop(
+                    TOO_MANY_LOST,
+                    f"{gone} of {units} pairs or single points of a round were lost, more than"
+                    f" {MOST_LOST:.0%}",
+                )
+                return
+        rounds = len(self.trace)
+        self._update(now.batch, _like(values, now.batch.points), sigma)
+        self.nit += 1
+        if lost and len(self.trace) > rounds and not self.trace[-1].dropped:
+            self.trace[-1] = dataclasses.replace(self.trace[-1], dropped=lost)
+
+    # What a user gets ----------------------------------------------------------------------------
 
     def run(self, fun: Callable[[Array], Array]) -> Recommendation:
-        """Spend the budget on a vectorised function."""
-        while (batch := self._propose()) is not None:
-            self.nfev += len(batch)
-            self._update(batch, fun(batch.points), None)
+        """Spend the budget on a vectorised function ``(n, d) -> (n,)``."""
+        while not self.done:
+            asked = self.ask()
+            self.tell(asked, fun(asked.points))
         return self.recommendation()
 
     def recommendation(self) -> Recommendation:
         """Give the point to use now, in the user's coordinates."""
-        return self._recommend()
+        internal = self._recommend()
+        metric = self.space.metric
+        jac, hess = internal.jac, internal.hess
+        return dataclasses.replace(
+            internal,
+            x=self.space.to_user(internal.x),
+            jac=None if jac is None else jac / metric,
+            hess=None if hess is None else hess / np.multiply.outer(metric, metric),
+            # Exact where the covariance is a multiple of the identity.
+            jac_cov_trace=internal.jac_cov_trace * float(np.mean(1.0 / metric**2)),
+        )
+
+    @property
+    def status(self) -> int:
+        """Why the run ended; `INTERRUPTED` while it has not."""
+        return INTERRUPTED if self._ended is None else self._ended[0]
+
+    @property
+    def message(self) -> str:
+        """Why the run ended, in words, and what the user should know of it."""
+        if self._ended is None:
+            reason = f"{self.nfev} of {self.budget} evaluations are issued; the run goes on"
+        else:
+            reason = self._ended[1]
+        notes = [reason]
+        if self.lost:
+            notes.append(f"{self.lost} pairs or single points were lost")
+        if self.retried:
+            notes.append(f"{self.retried} evaluations repeated others that failed")
+        return "; ".join([*notes, *self.warnings])
+
+    def result(self) -> Any:
+        """Give everything that is known as a `scipy.optimize.OptimizeResult`."""
+        from modicum.zeroth.result import optimize_result
+
+        return optimize_result(self)
+
+    # Stop and resume -----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything that a run needs to go on bit for bit.
+
+        Returns
+        -------
+        dict
+            Plain values, lists, dictionaries and NumPy arrays, none of them shared with the run.
+        """
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        return {
+            "schema": _SCHEMA,
+            "method": self.name,
+            "settings": self._settings(),
+            "seed": self.seed,
+            "counters": checkpoint.encode(counters),
+            "state": checkpoint.encode(self.state),
+            "trace": checkpoint.encode(self.trace),
+            "warnings": list(self.warnings),
+            "open": None if self._open is None else _saved_round(self._open),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on where another run was.
+
+        Points that were out and not answered are asked again, under the same identities; they count
+        once. Answers to what the other run handed out are taken as well.
+
+        Parameters
+        ----------
+        saved
+            From `state_dict`.
+
+        Raises
+        ------
+        ValueError
+            If it was saved by another method, with other settings or by a newer version.
+        """
+        if saved.get("schema") != _SCHEMA:
+            raise ValueError(
+                f"the state has schema {saved.get('schema')!r}; this version reads {_SCHEMA}"
+            )
+        if saved["method"] != self.name:
+            raise ValueError(f"the state is one of {saved['method']!r}, not of {self.name!r}")
+        self._check_settings(saved)
+        modules = {cls.__module__ for cls in type(self).__mro__}
+        self.seed = saved["seed"]
+        for name, value in checkpoint.decode(saved["counters"]).items():
+            setattr(self, name, value)
+        self.state = checkpoint.decode(saved["state"], modules)
+        self.trace = checkpoint.decode(saved["trace"], modules)
+        self.warnings = list(saved["warnings"])
+        self._open = None
+        if saved["open"] is not None:
+            batch = self._propose()
+            size = len(saved["open"]["values"])
+            if batch is None or len(batch) != size:
+                got = 0 if batch is None else len(batch)
+                raise ValueError(
+                    f"the state was saved in a round of {size} points, which now has {got}:"
+                    " another version of the method wrote it"
+                )
+            self._open = _restored_round(batch, saved["open"])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to one file; at every moment it is the old one or the new one, whole."""
+        checkpoint.write(path, self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a file that `save` wrote; raises as `load_state_dict` does."""
+        self.load_state_dict(checkpoint.read(path))
+
+    def _settings(self) -> dict[str, Any]:
+        """Give the arguments of the constructor that decide what the method does.
+
+        Each is an attribute of the same name, perhaps with a leading underscore.
+        """
+        names = [name for name in constructor_options(type(self)) if name not in _NOT_SETTINGS]
+        return {
+            name: _comparable(getattr(self, name if hasattr(self, name) else f"_{name}"))
+            for name in names
+        }
+
+    def _check_settings(self, saved: dict[str, Any]) -> None:
+        own, other = self._settings(), saved["settings"]
+        for name in sorted(own.keys() | other.keys()):
+            if own.get(name) != other.get(name):
+                raise ValueError(
+                    f"the state was saved with {name}={other.get(name)!r}, this run has"
+                    f" {name}={own.get(name)!r}"
+                )
+        if not self._seed_is_free and saved["seed"] != self.seed:
+            raise ValueError(
+                f"the state was saved with the seed {saved['seed']}, this run has {self.seed}"
+            )
+
+
+_COUNTERS = (
+    "nfev",
+    "nit",
+    "lost",
+    "retried",
+    "repeated",
+    "duplicates",
+    "late",
+    "_first_id",
+    "_judged",
+    "_ended",
+)
+# The seed is stored by itself; the device changes where, not what, is computed.
+_NOT_SETTINGS = ("rng", "device")
+
+
+def constructor_options(cls: type) -> list[str]:
+    """Name the arguments of a method's constructor, those that it passes on to its base included.
+
+    Parameters
+    ----------
+    cls
+        A subclass of `Optimizer`.
+
+    Returns
+    -------
+    list of str
+        In the order of the signatures, without ``self``.
+    """
+    names: dict[str, None] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        names |= {item.name: None for item in parameters if item.kind not in variable}
+        if base is Optimizer or not any(item.kind in variable for item in parameters):
+            break
+    return list(names)
+
+
+# Arguments ---------------------------------------------------------------------------------------
+
+
+def _positive_or_none(name: str, value: Any) -> float | None:
+    return None if value is None else positive(name, value)
+
+
+def _checked_scale(scale: Any, x0: np.ndarray) -> Any:
+    values = vector("scale", scale)
+    if values.ndim == 0:
+        return positive("scale", float(values))
+    if values.shape != x0.shape:
+        raise ValueError(f"scale must be a number or have shape {x0.shape}, not {values.shape}")
+    wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    if wrong.size:
+        raise ValueError(
+            f"scale must be positive and finite; scale[{wrong[0]}] is {values[wrong[0]]}"
+        )
+    return values
+
+
+def _seed_of(rng: Any) -> tuple[int, bool]:
+    """Give the seed, and whether a saved state may replace it."""
+    if isinstance(rng, int | np.integer) and not isinstance(rng, bool):
+        if not 0 <= rng < _SEED_LIMIT:
+            raise ValueError(f"a seed must lie in [0, 2**63), not {rng}")
+        return int(rng), False
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be None, an integer or a numpy.random.Generator, not {rng!r}")
+    return int(np.random.default_rng(rng).integers(_SEED_LIMIT)), True
+
+
+def _device_of(x0: Any, device: Any) -> Any:
+    if device is None:
+        return x0.device if hasattr(x0, "detach") else None
+    from modicum.core.device import resolve_device
+
+    return resolve_device(device)
+
+
+def _comparable(value: Any) -> Any:
+    """Reduce a setting to plain values that can be compared and written."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_comparable(item) for item in value]
+    if callable(value):
+        name = getattr(value, "__qualname__", type(value).__qualname__)
+        return f"{getattr(value, '__module__', None)}.{name}"
+    if hasattr(value, "lb") and hasattr(value, "ub"):
+        return [_comparable(np.asarray(value.lb)), _comparable(np.asarray(value.ub))]
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return [type(value).__name__, [_comparable(getattr(value, f.name)) for f in fields]]
+    return type(value).__qualname__
+
+
+def _checked_sigma(sigma: Any, count: int) -> np.ndarray | None:
+    if sigma is None:
+        return None
+    values = vector("sigma", sigma)
+    if values.shape not in ((), (count,)):
+        raise ValueError(f"sigma must be a number or have shape ({count},), not {values.shape}")
+    wrong = values[~((values > 0) & np.isfinite(values))]
+    if wrong.size:
+        raise ValueError(f"sigma must be positive and finite, not {wrong.flat[0]}")
+    return np.broadcast_to(values, (count,)).copy()
+
+
+# Arrays of either library ------------------------------------------------------------------------
+
+
+def _host(array: Any) -> np.ndarray:
+    return array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)
+
+
+def _float64(y: Any) -> Array:
+    """Take values as float64, nan where a value is complex or None; a tensor stays where it is."""
+    if hasattr(y, "detach"):
+        return y.detach().double() if not y.is_complex() else y.detach().real.double() * np.nan
+    values = np.asarray(y)
+    if values.dtype.kind in "biuf":
+        return values.astype(np.float64, copy=False)
+    if values.dtype.kind == "c":
+        return np.full(values.shape, np.nan)
+    if values.dtype.kind != "O":
+        raise TypeError(f"values must be numbers, not {y!r:.80}")
+    flat = [_one_float64(value) for value in values.ravel()]
+    return np.array(flat, dtype=np.float64).reshape(values.shape)
+
+
+def _one_float64(value: Any) -> float:
+    if value is None or isinstance(value, complex | np.complexfloating):
+        return math.nan
+    return float(value)
+
+
+def _is_finite(values: Array) -> Array:
+    return np.isfinite(values) if isinstance(values, np.ndarray) else values.isfinite()
+
+
+def _without(
+    values: Array, sigma: np.ndarray | None, lost: np.ndarray
+) -> tuple[Array, np.ndarray | None]:
+    """Put nan in the place of lost values."""
+    if isinstance(values, np.ndarray):
+        values = np.where(lost, np.nan, values)
+    else:
+        import torch
+
+        values = values.masked_fill(torch.from_numpy(lost).to(values.device), math.nan)
+    return values, None if sigma is None else np.where(lost, np.inf, sigma)
+
+
+def _like(values: Array, points: Array) -> Array:
+    """Give values in the library and on the device of the points."""
+    if isinstance(points, np.ndarray):
+        return _host(values)
+    return _to_device(values, points.device)
+
+
+def _to_device(values: Array, device: Any) -> Array:
+    import torch
+
+    return torch.as_tensor(values, dtype=torch.float64, device=device)
+
+
+def _places(now: _OpenRound | None, points: np.ndarray) -> np.ndarray:
+    """Find points of the open batch by their coordinates, each time the first without a value."""
+    places: dict[bytes, list[int]] = {}
+    if now is not None:
+        for index, row in enumerate(np.ascontiguousarray(_host(now.batch.points))):
+            if now.issued[index]:
+                places.setdefault(row.tobytes(), []).append(index)
+        for indices in places.values():
+            indices.sort(key=lambda index: not now.settled[index], reverse=True)
+    found = []
+    for row in np.ascontiguousarray(points):
+        equal = places.get(row.tobytes())
+        if not equal:
+            raise ValueError(
+                f"the point {row!r} was not handed out in this round; tell values of earlier rounds"
+                " by their identities"
+            )
+        found.append(equal.pop(0) if len(equal) > 1 else equal[0])
+    return np.array(found, dtype=np.int64)
+
+
+def _outside() -> int:
+    """Give the `stacklevel` at which a warning of `_warn` points to the user's own code."""
+    frame = inspect.currentframe()
+    level = 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("modicum.zeroth"):
+        frame = frame.f_back
+        level += 1
+    return level
+
+
+# Open rounds on disk -----------------------------------------------------------------------------
+
+
+def _saved_round(now: _OpenRound) -> dict[str, Any]:
+    return {
+        "issuable": now.issuable.copy(),
+        "issued": now.issued.copy(),
+        "settled": now.settled.copy(),
+        "values": now.values.copy(),
+        "sigma": None if now.sigma is None else now.sigma.copy(),
+        "repeats": checkpoint.encode(now.repeats),
+    }
+
+
+def _restored_round(batch: Batch, saved: dict[str, Any]) -> _OpenRound:
+    now = _OpenRound(batch, room=len(batch))
+    now.issuable = saved["issuable"].copy()
+    now.issued = saved["issued"].copy()
+    now.queue = np.flatnonzero(now.issuable)
+    now.missing_in_unit = np.bincount(batch.unit[now.issuable], minlength=batch.units)
+    now.units = int(np.count_nonzero(now.missing_in_unit))
+    now.settle(np.flatnonzero(saved["settled"]))
+    now.values = saved["values"].copy()
+    now.sigma = None if saved["sigma"] is None else saved["sigma"].copy()
+    now.repeats = checkpoint.decode(saved["repeats"])
+    return now
