@@ -11,7 +11,7 @@ Sample Complexity" (arXiv 2406.19617), algorithm 4.
 import math
 import operator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -269,7 +269,7 @@ def plan(
     Source: arXiv 2406.19617, algorithm 4. Floors of powers are computed in whole numbers, so they
     are right for every budget.
     """
-    constants = {
+    constants: dict[str, Any] = {
         "strong_convexity": strong_convexity,
         "hessian_lipschitz": hessian_lipschitz,
         "noise": noise,
@@ -307,12 +307,12 @@ def plan(
     )
 
 
-def _predicted(pairs: int, d: int, constants: dict[str, float]) -> RegretTerms:
+def _predicted(pairs: int, d: int, constants: dict[str, Any]) -> RegretTerms:
     terms = theory.predicted_regret(dimension=d, **constants, pairs=pairs)
     return RegretTerms(*map(float, terms))
 
 
-def _budget_for(eps: float, d: int, constants: dict[str, float]) -> int:
+def _budget_for(eps: float, d: int, constants: dict[str, Any]) -> int:
     needed = theory.required_budget(eps, dimension=d, **constants, share=1 / STAGE_PART)
     if not math.isfinite(needed):
         raise ValueError(f"eps={eps!r} is too small for any budget")
@@ -335,7 +335,7 @@ def _radii(counts: Counts, d: int, rho: float, sigma: float) -> Radii:
 
 
 def _conditions(
-    counts: Counts, d: int, constants: dict[str, float], distance: float | None
+    counts: Counts, d: int, constants: dict[str, Any], distance: float | None
 ) -> tuple[float, tuple[str, ...]]:
     """Give the least budget without warnings, and the warnings."""
     M, rho = constants["strong_convexity"], constants["hessian_lipschitz"]
