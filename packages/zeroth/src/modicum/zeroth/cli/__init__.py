@@ -5,6 +5,8 @@ from typing import Any
 import typer
 
 from modicum.core.cli import method_main
+from modicum.zeroth.cli.planning import plan
+from modicum.zeroth.cli.running import plot, run
 
 app = typer.Typer(
     help="Noisy function values in, one provably good point out.",
@@ -12,11 +14,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-@app.callback()
-def _root() -> None:
-    pass
+for command in (plan, run, plot):
+    app.command()(command)
 
 
 def __getattr__(name: str) -> Any:
