@@ -85,22 +85,27 @@ class Candidates(Sequence[Candidate]):
         Points in the user's coordinates, float64 ``(n, d)``.
     ids
         Their identities, int64 ``(n,)``.
+    units
+        int64 ``(n,)``: points with equal numbers count only together, as the two sides of a pair.
     seed
         Seed of the run.
-    seed_numbers
-        What their seeds are made of, int64 ``(n,)``.
+    paired
+        Whether points of a unit share a seed.
     """
 
-    def __init__(self, points: Array, ids: np.ndarray, seed: int, seed_numbers: np.ndarray) -> None:
+    def __init__(
+        self, points: Array, ids: np.ndarray, units: np.ndarray, seed: int, paired: bool = False
+    ) -> None:
         self.points = points
         self.ids = ids
+        self.units = units
         self._seed = seed
-        self._seed_numbers = seed_numbers
+        self._paired = paired
 
     @property
     def seeds(self) -> np.ndarray:
         """Seeds of the evaluations, int64 ``(n,)`` in ``[0, SEED_LIMIT)``."""
-        return evaluation_seeds(self._seed, self._seed_numbers)
+        return evaluation_seeds(self._seed, self.units if self._paired else self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -111,10 +116,11 @@ class Candidates(Sequence[Candidate]):
     def __getitem__(self, index: slice | np.ndarray | list[int]) -> "Candidates": ...
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, int | np.integer):
-            seed = evaluation_seeds(self._seed, self._seed_numbers[index : index + 1 or None])[0]
+            number = (self.units if self._paired else self.ids)[index]
+            seed = evaluation_seeds(self._seed, np.array([number]))[0]
             return Candidate(int(self.ids[index]), self.points[index], int(seed))
         return Candidates(
-            self.points[index], self.ids[index], self._seed, self._seed_numbers[index]
+            self.points[index], self.ids[index], self.units[index], self._seed, self._paired
         )
 
     def __iter__(self) -> Iterator[Candidate]:

@@ -278,7 +278,7 @@ class Optimizer(ABC):
         self.x0 = start_point(x0)
         self.scale = scale
         self.bounds = bounds
-        self.space = Space(self.x0, _checked_scale(scale, self.x0), bounds)
+        self.space = Space(self.x0, vector("scale", scale), bounds)
         self.dimension = self.space.dimension
         self.noise = _positive_or_none("noise", noise)
         self.strong_convexity = _positive_or_none("strong_convexity", strong_convexity)
@@ -502,19 +502,19 @@ class Optimizer(ABC):
         return self._open
 
     def _nothing(self) -> Candidates:
-        points = np.empty((0, self.dimension))
+        points = np.empty((0, len(self.x0)))
         if self.device is not None:
             points = _to_device(points, self.device)
         ids = np.empty(0, dtype=np.int64)
-        return Candidates(points, ids, self.seed, ids)
+        return Candidates(points, ids, ids, self.seed)
 
     def _candidates(self, now: _OpenRound, index: np.ndarray) -> Candidates:
         points = now.batch.points
         if len(index) < len(now.batch):
             points = points[index]
-        numbers = now.batch.unit[index] if self.paired else index
+        units = np.asarray(now.batch.unit)[index]
         return Candidates(
-            points, index + self._first_id, self.seed, np.asarray(numbers) + self._first_id
+            points, index + self._first_id, units + self._first_id, self.seed, self.paired
         )
 
     def _unissued(self, now: _OpenRound) -> int:
@@ -549,9 +549,10 @@ class Optimizer(ABC):
             return self._ids(which) - self._first_id
         except TypeError:
             points = vector("which", which)
-        points = points.reshape(-1, self.dimension) if points.ndim == 1 else points
-        if points.ndim != 2 or points.shape[1] != self.dimension:
-            raise ValueError(f"points must have shape (n, {self.dimension}), not {points.shape}")
+        width = len(self.x0)
+        points = points[None] if points.shape == (width,) else points
+        if points.ndim != 2 or points.shape[1] != width:
+            raise ValueError(f"points must have shape (n, {width}), not {points.shape}")
         return _places(now, points)
 
     def _check_issued(self, now: _OpenRound, index: np.ndarray) -> None:
@@ -644,15 +645,14 @@ class Optimizer(ABC):
     def recommendation(self) -> Recommendation:
         """Give the point to use now, in the user's coordinates."""
         internal = self._recommend()
-        metric = self.space.metric
         jac, hess = internal.jac, internal.hess
         return dataclasses.replace(
             internal,
             x=self.space.to_user(internal.x),
-            jac=None if jac is None else jac / metric,
-            hess=None if hess is None else hess / np.multiply.outer(metric, metric),
+            jac=None if jac is None else self.space.gradient_to_user(jac),
+            hess=None if hess is None else self.space.hessian_to_user(hess),
             # Exact where the covariance is a multiple of the identity.
-            jac_cov_trace=internal.jac_cov_trace * float(np.mean(1.0 / metric**2)),
+            jac_cov_trace=internal.jac_cov_trace * float(np.mean(1.0 / self.space.metric**2)),
         )
 
     @property
@@ -824,20 +824,6 @@ def constructor_options(cls: type) -> list[str]:
 
 def _positive_or_none(name: str, value: Any) -> float | None:
     return None if value is None else positive(name, value)
-
-
-def _checked_scale(scale: Any, x0: np.ndarray) -> Any:
-    values = vector("scale", scale)
-    if values.ndim == 0:
-        return positive("scale", float(values))
-    if values.shape != x0.shape:
-        raise ValueError(f"scale must be a number or have shape {x0.shape}, not {values.shape}")
-    wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-    if wrong.size:
-        raise ValueError(
-            f"scale must be positive and finite; scale[{wrong[0]}] is {values[wrong[0]]}"
-        )
-    return values
 
 
 def _seed_of(rng: Any) -> tuple[int, bool]:
