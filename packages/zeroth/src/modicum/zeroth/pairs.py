@@ -34,6 +34,7 @@ __all__ = [
     "HessianFit",
     "Pairs",
     "bias_from_radii",
+    "combine",
     "difference_noise",
     "fit_even",
     "make_pairs",
@@ -50,7 +51,7 @@ _MEDIAN_STEPS = 200
 class Pairs:
     """Pairs whose two values are finite.
 
-    Parameters
+    Attributes
     ----------
     directions
         ``(N, d)``.
@@ -74,12 +75,17 @@ class Pairs:
     block: int
     dropped: int
 
+    @property
+    def count(self) -> int:
+        """Number of pairs ``N``."""
+        return int(self.directions.shape[0])
+
 
 @dataclass(frozen=True)
 class GradientMean:
     """An estimate of ``shapeᵀ ∇f``.
 
-    Parameters
+    Attributes
     ----------
     mean
         ``(d,)``.
@@ -98,7 +104,7 @@ class GradientMean:
 class BiasEstimate:
     """What the gradients at two radii say about the third derivatives.
 
-    Parameters
+    Attributes
     ----------
     slope
         Change of the estimated gradient per squared radius, ``(d,)``.
@@ -411,6 +417,19 @@ def bias_from_radii(
     return BiasEstimate((far.mean - near.mean) / gap, trace / gap**2)
 
 
+def combine(
+    near: GradientMean, far: GradientMean, weight_near: float, weight_far: float
+) -> GradientMean:
+    """Average two independent estimates; weights are relative and may be negative."""
+    total = weight_near + weight_far
+    share_near, share_far = weight_near / total, weight_far / total
+    return GradientMean(
+        share_near * near.mean + share_far * far.mean,
+        share_near**2 * near.cov_trace + share_far**2 * far.cov_trace,
+        near.count + far.count,
+    )
+
+
 def richardson(
     near: GradientMean, far: GradientMean, radius_near: float, radius_far: float
 ) -> GradientMean:
@@ -419,13 +438,8 @@ def richardson(
     What remains is of order radius⁴ where the fourth derivatives are Lipschitz; the variance is
     larger than that of either.
     """
-    gap = _square_gap(radius_near, radius_far)
-    weight_near, weight_far = radius_far**2 / gap, -(radius_near**2) / gap
-    return GradientMean(
-        weight_near * near.mean + weight_far * far.mean,
-        weight_near**2 * near.cov_trace + weight_far**2 * far.cov_trace,
-        near.count + far.count,
-    )
+    _square_gap(radius_near, radius_far)
+    return combine(near, far, radius_far**2, -(radius_near**2))
 
 
 def _square_gap(radius_near: float, radius_far: float) -> float:

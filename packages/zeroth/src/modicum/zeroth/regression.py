@@ -37,7 +37,7 @@ _ROBUST_TOLERANCE = 1e-6
 class HessianFit:
     """A regression of the even parts: ``even ≈ constant + radius²/2 · uᵀ matrix u``.
 
-    Parameters
+    Attributes
     ----------
     matrix
         Symmetric ``(d, d)``; not floored.
