@@ -313,7 +313,8 @@ def _predicted(pairs: int, d: int, constants: dict[str, Any]) -> RegretTerms:
 
 
 def _budget_for(eps: float, d: int, constants: dict[str, Any]) -> int:
-    needed = theory.required_budget(eps, dimension=d, **constants, share=1 / STAGE_PART)
+    with np.errstate(over="ignore"):
+        needed = theory.required_budget(eps, dimension=d, **constants, share=1 / STAGE_PART)
     if not math.isfinite(needed):
         raise ValueError(f"eps={eps!r} is too small for any budget")
     # Pairs come one in ten evaluations. Rounding in the real-valued budget may hide or add one;

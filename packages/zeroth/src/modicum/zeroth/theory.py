@@ -744,9 +744,11 @@ def bootstrap_steps(
 def bootstrap_distance(
     *, strong_convexity: Numbers, hessian_lipschitz: Numbers, steps: Numbers
 ) -> Numbers:
-    """Give the distance from which `bootstrap_steps` is `steps`, ``(M/ρ) √((N - 1)/5)``."""
+    """Give the distance from which `bootstrap_steps` is `steps` ``N``: ``(M/ρ) √((N - 1)/5)``."""
     trust = trust_radius(strong_convexity=strong_convexity, hessian_lipschitz=hessian_lipschitz)
-    return trust * np.sqrt(_nonnegative("steps - 1", np.asarray(steps) - 1.0) / 5)
+    if (_positive("steps", steps) < 1).any():
+        raise ValueError(f"steps must be at least 1, got {steps!r}")
+    return trust * np.sqrt((_positive("steps", steps) - 1) / 5)
 
 
 def newton_gradient_bound(step_norm: Numbers, *, hessian_lipschitz: Numbers) -> Numbers:
