@@ -15,8 +15,8 @@ Legend: ``N`` rows, ``d`` dimension, ``W`` words of a row, ``B`` blocks of ``d``
 from collections.abc import Callable
 from typing import Any
 
-import array_api_compat.numpy as numpy_namespace
 import numpy as np
+from array_api_compat import array_namespace
 
 from modicum.core.device import numpy_generator, resolve_device
 from modicum.core.prf import MASK32, philox4x32, uniform32
@@ -130,16 +130,17 @@ class _Counter:
         generator = numpy_generator(seed, "directions", *stream)
         sequence: Any = generator.bit_generator.seed_seq
         self._key = [int(word) for word in sequence.generate_state(4)]
-        self.xp: Any = numpy_namespace
+        example: Array = np.empty(0)
         self.device: Any = "cpu"
         self.chunk = _CHUNK_HOST
         if device is not None:
             self.device = resolve_device(device)
-            import array_api_compat.torch as torch_namespace
+            import torch
 
-            self.xp = torch_namespace
+            example = torch.empty(0)
             if not self.device.startswith("cpu"):
                 self.chunk = _CHUNK_DEVICE
+        self.xp: Any = array_namespace(example)
 
     def words(self, begin: int, count: int, per_row: int) -> list[Array]:
         """Give four int64 arrays ``(count, ceil(per_row / 4))`` of 32-bit words."""
@@ -174,7 +175,7 @@ class _Counter:
 
     def on_host(self) -> "_Counter":
         """Give the same stream for NumPy."""
-        return self if self.xp is numpy_namespace else _Counter(*self._origin, None)
+        return _Counter(*self._origin, None)
 
 
 def _gaussian(counter: _Counter, begin: int, count: int, dimension: int) -> Array:
