@@ -48,7 +48,7 @@ def test_integer_root_beside_perfect_powers(degree):
         assert [integer_root(power + offset, degree) for offset in (-1, 0, 1)] == [
             root - 1,
             root,
-            root + (root == 1) * 0,
+            root,
         ]
 
 

@@ -12,13 +12,12 @@ Legend of shape suffixes: ``D`` dimension.
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import array_api_compat
 import numpy as np
 
-Array = Any
-"""A NumPy array or a torch tensor."""
+from modicum.zeroth.arrays import Array, host
 
 
 class FlooredHessian(NamedTuple):
@@ -133,7 +132,7 @@ def clipped_newton(hessian: Array, gradient: Array, radius: float) -> ClippedSte
     eigendecomposition; use `clipped_newton_eigen` when there is one already.
     """
     eigenvalues_D, eigenvectors_DD = _eigh(hessian)
-    clipped = clipped_newton_eigen(eigenvalues_D, eigenvectors_DD, _host(gradient), radius)
+    clipped = clipped_newton_eigen(eigenvalues_D, eigenvectors_DD, host(gradient), radius)
     return ClippedStep(
         _like(clipped.step, hessian),
         clipped.floor,
@@ -246,18 +245,12 @@ def _compose(eigenvalues: Array, eigenvectors: Array) -> Array:
 
 
 def _eigh(hessian: Array) -> tuple[np.ndarray, np.ndarray]:
-    matrix_DD = _host(hessian)
+    matrix_DD = host(hessian)
     if matrix_DD.ndim != 2 or matrix_DD.shape[0] != matrix_DD.shape[1] or matrix_DD.size == 0:
         raise ValueError(f"hessian must be a square matrix, got shape {matrix_DD.shape}")
     if not np.isfinite(matrix_DD).all():
         raise ValueError("hessian must be finite, got nan or inf entries")
     return np.linalg.eigh(matrix_DD / 2 + matrix_DD.T / 2)
-
-
-def _host(array: Array) -> np.ndarray:
-    if array_api_compat.is_torch_array(array):
-        array = array.detach().cpu().numpy()
-    return np.asarray(array, dtype=np.float64)
 
 
 def _like(array: np.ndarray, example: Array) -> Array:
