@@ -30,7 +30,7 @@ class SeparableCubic(Separable):
             return self.strong_convexity + self.hessian_lipschitz * z
         if order == 1:
             return self.strong_convexity * z + self.hessian_lipschitz * z * z / 2
-        return self.strong_convexity * z * z / 2 + self.hessian_lipschitz * z**3 / 6
+        return self.strong_convexity * z * z / 2 + self.hessian_lipschitz * z * z * z / 6
 
 
 def separable_cubic(

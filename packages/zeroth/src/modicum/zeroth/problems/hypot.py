@@ -36,7 +36,7 @@ class Hypot(Skew):
             return inner + self.growth / 2 * (z * root + xp.asinh(z))
         # (1+z²)^(3/2)/6 - sqrt(1+z²)/2 + 1/3, without cancellation near the minimum.
         excess = z * z / (1 + root)
-        return inner + self.growth * (z * xp.asinh(z) + excess**2 + excess**3 / 3) / 2
+        return inner + self.growth * (z * xp.asinh(z) + excess * excess * (1 + excess / 3)) / 2
 
 
 def hypot(

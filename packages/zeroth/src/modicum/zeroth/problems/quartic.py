@@ -29,8 +29,8 @@ class Quartic(Separable):
         if order == 2:
             return self.strong_convexity + self.growth * z * z
         if order == 1:
-            return self.strong_convexity * z + self.growth * z**3 / 3
-        return self.strong_convexity * z * z / 2 + self.growth * z**4 / 12
+            return self.strong_convexity * z + self.growth * z * z * z / 3
+        return self.strong_convexity * z * z / 2 + self.growth * (z * z) ** 2 / 12
 
 
 def quartic(
