@@ -5,6 +5,7 @@ from typing import Any
 import typer
 
 from modicum.core.cli import method_main
+from modicum.zeroth.cli.benching import bench
 from modicum.zeroth.cli.planning import plan
 from modicum.zeroth.cli.running import plot, run
 
@@ -14,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plan, run, plot):
+for command in (plan, run, bench, plot):
     app.command()(command)
 
 
