@@ -19,6 +19,7 @@ dimension, ``u`` units (pairs and single points) of a batch.
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 import os
@@ -31,11 +32,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modicum.zeroth import checkpoint
+from modicum.zeroth._arrays import float64, host, is_finite, like, to_device, with_nan
 from modicum.zeroth.arguments import integer, one_of, positive, start_point, vector
 from modicum.zeroth.batch import Array, Batch
 from modicum.zeroth.candidates import Candidate, Candidates
 from modicum.zeroth.directions import KINDS, draw_directions
 from modicum.zeroth.errors import ZerothWarning
+from modicum.zeroth.open_round import OpenRound
 from modicum.zeroth.space import Space
 
 __all__ = [
@@ -61,7 +64,6 @@ a lost round."""
 
 _SCHEMA = 1
 _SEED_LIMIT = 2**63
-_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -151,62 +153,6 @@ class Recommendation:
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.x, self))
-
-
-class _OpenRound:
-    """The batch that is being answered, and what has come in of it."""
-
-    def __init__(self, batch: Batch, room: int) -> None:
-        size = len(batch)
-        self.batch = batch
-        self.issuable = np.ones(size, dtype=bool) if size <= room else _that_fit(batch.unit, room)
-        self.issued = np.zeros(size, dtype=bool)
-        self.queue = np.flatnonzero(self.issuable)
-        self.settled = np.zeros(size, dtype=bool)
-        self.values = np.full(size, np.nan)
-        self.sigma: np.ndarray | None = None
-        # Further measurements of a point, beside the one in `values`: index → [(value, sigma)].
-        self.repeats: dict[int, list[tuple[float, float]]] = {}
-        self.missing_in_unit = np.bincount(batch.unit[self.issuable], minlength=batch.units)
-        self.units = int(np.count_nonzero(self.missing_in_unit))
-        self.settled_units = 0
-
-    @property
-    def untouched(self) -> bool:
-        """Whether all points are out and no value is in."""
-        return not len(self.queue) and not self.settled.any() and bool(self.issuable.all())
-
-    def settle(self, index: np.ndarray) -> None:
-        """Mark points that were open before; `index` has no duplicates."""
-        self.settled[index] = True
-        unit = self.batch.unit[index]
-        np.subtract.at(self.missing_in_unit, unit, 1)
-        self.settled_units += int(np.count_nonzero(self.missing_in_unit[np.unique(unit)] == 0))
-        if len(self.queue):
-            self.queue = self.queue[~self.settled[self.queue]]
-
-    def measured(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Give values and their standard deviations, several measurements of a point averaged."""
-        values = self.values.copy()
-        sigma = None if self.sigma is None else self.sigma.copy()
-        for index, others in self.repeats.items():
-            first = (values[index], 1.0 if sigma is None else sigma[index])
-            # The sums are exact, hence the same in whatever order the measurements came.
-            terms = [(value, 1.0 / spread**2) for value, spread in [first, *others]]
-            weight = math.fsum(w for _, w in terms)
-            values[index] = math.fsum(value * w for value, w in terms) / weight
-            if sigma is not None:
-                sigma[index] = weight**-0.5
-        return values, sigma
-
-
-def _that_fit(unit: np.ndarray, room: int) -> np.ndarray:
-    """Choose whole units with at most `room` points, spread evenly over the batch."""
-    sizes = np.bincount(unit)
-    order = np.argsort((np.arange(len(sizes)) * _GOLDEN_RATIO) % 1.0, kind="stable")
-    kept = np.zeros(len(sizes), dtype=bool)
-    kept[order[np.cumsum(sizes[order]) <= room]] = True
-    return kept[unit]
 
 
 class Optimizer(ABC):
@@ -305,7 +251,7 @@ class Optimizer(ABC):
         self._first_id = 0
         self._judged = [0, 0]  # units and lost units of rounds that are judged together
         self._ended: tuple[int, str] | None = None
-        self._open: _OpenRound | None = None
+        self._open: OpenRound | None = None
         self.state = self._initial_state()
 
     # What a method is ---------------------------------------------------------------------------
@@ -366,8 +312,7 @@ class Optimizer(ABC):
     @property
     def pending(self) -> int:
         """Number of points that are out and not answered."""
-        now = self._open
-        return int(np.count_nonzero(now.issued & ~now.settled)) if now is not None else 0
+        return 0 if self._open is None else self._open.pending
 
     def ask(self, n: int | None = None) -> Candidates:
         """Give the next points to evaluate.
@@ -388,11 +333,11 @@ class Optimizer(ABC):
         now = self._round()
         if now is None:
             return self._nothing()
-        index, now.queue = now.queue[:n], now.queue[len(now.queue) if n is None else n :]
+        unissued = now.unissued
+        places = now.hand_out(n)
         # Points that are handed out again after a resume were counted before it.
-        self.nfev += len(index) - int(np.count_nonzero(now.issued[index]))
-        now.issued[index] = True
-        return self._candidates(now, index)
+        self.nfev += unissued - now.unissued
+        return self._candidates(now, places)
 
     def retry(self, ids: Any) -> Candidates:
         """Issue points again, because their evaluation failed.
@@ -415,7 +360,7 @@ class Optimizer(ABC):
             return self._nothing()
         self._check_issued(now, index)
         index = index[~now.settled[index]]
-        index = index[: max(0, self.budget - self.nfev - self._unissued(now))]
+        index = index[: max(0, self.budget - self.nfev - now.unissued)]
         self.nfev += len(index)
         self.retried += len(index)
         return self._candidates(now, index)
@@ -449,12 +394,12 @@ class Optimizer(ABC):
         """
         now = self._round()
         if now is not None and self._is_whole(now, which):
-            values = _float64(y)
+            values = float64(y)
             if values.shape == (len(now.batch),):
                 self._close(now, values, _checked_sigma(sigma, len(values)))
                 return
         index = self._index(now, which)
-        values = _host(_float64(y)).reshape(-1)
+        values = host(float64(y)).reshape(-1)
         if len(values) != len(index):
             raise ValueError(f"{len(index)} points were told with {len(values)} values")
         spread = _checked_sigma(sigma, len(values))
@@ -463,9 +408,10 @@ class Optimizer(ABC):
         if now is None or not in_time.any():
             return
         self._check_issued(now, index[in_time])
-        self._take(
-            now, index[in_time], values[in_time], None if spread is None else spread[in_time]
-        )
+        spread = None if spread is None else spread[in_time]
+        duplicates, repeated = now.take(index[in_time], values[in_time], spread)
+        self.duplicates += duplicates
+        self.repeated += repeated
         if self._is_answered(now):
             self.close()
 
@@ -489,12 +435,12 @@ class Optimizer(ABC):
         self._ended = (status, message)
         self._open = None
 
-    def _round(self) -> _OpenRound | None:
+    def _round(self) -> OpenRound | None:
         """Give the open round, of which there is one unless the run is over."""
         if self._open is None and self._ended is None:
             batch = self._propose()
             if batch is not None:
-                self._open = _OpenRound(batch, self.budget - self.nfev)
+                self._open = OpenRound(batch, self.budget - self.nfev)
                 if not self._open.units:
                     self._open = None
             if self._open is None:
@@ -504,11 +450,11 @@ class Optimizer(ABC):
     def _nothing(self) -> Candidates:
         points = np.empty((0, len(self.x0)))
         if self.device is not None:
-            points = _to_device(points, self.device)
+            points = to_device(points, self.device)
         ids = np.empty(0, dtype=np.int64)
         return Candidates(points, ids, ids, self.seed)
 
-    def _candidates(self, now: _OpenRound, index: np.ndarray) -> Candidates:
+    def _candidates(self, now: OpenRound, index: np.ndarray) -> Candidates:
         points = now.batch.points
         if len(index) < len(now.batch):
             points = points[index]
@@ -517,10 +463,7 @@ class Optimizer(ABC):
             points, index + self._first_id, units + self._first_id, self.seed, self.paired
         )
 
-    def _unissued(self, now: _OpenRound) -> int:
-        return int(np.count_nonzero(now.issuable & ~now.issued))
-
-    def _is_whole(self, now: _OpenRound, which: Any) -> bool:
+    def _is_whole(self, now: OpenRound, which: Any) -> bool:
         """Tell whether these are all points of the open round in order, and its first answer."""
         if not isinstance(which, Candidates) or len(which) != len(now.batch):
             return False
@@ -536,14 +479,14 @@ class Optimizer(ABC):
             return np.array([which.id], dtype=np.int64)
         if isinstance(which, Sequence) and any(isinstance(item, Candidate) for item in which):
             return np.array([item.id for item in which], dtype=np.int64)
-        ids = np.atleast_1d(_host(which))
+        ids = np.atleast_1d(host(which))
         if ids.size == 0 and ids.ndim == 1:
             return np.empty(0, dtype=np.int64)
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise TypeError(f"not identities of points: {which!r:.80}")
         return ids.astype(np.int64)
 
-    def _index(self, now: _OpenRound | None, which: Any) -> np.ndarray:
+    def _index(self, now: OpenRound | None, which: Any) -> np.ndarray:
         """Give the places of points in the open batch, negative for points of closed rounds."""
         try:
             return self._ids(which) - self._first_id
@@ -553,66 +496,33 @@ class Optimizer(ABC):
         points = points[None] if points.shape == (width,) else points
         if points.ndim != 2 or points.shape[1] != width:
             raise ValueError(f"points must have shape (n, {width}), not {points.shape}")
-        return _places(now, points)
+        if now is None:
+            raise ValueError("the run is over; no point is waited for")
+        return now.places_of(points)
 
-    def _check_issued(self, now: _OpenRound, index: np.ndarray) -> None:
-        size = len(now.batch)
-        known = index < size
-        known[known] = now.issued[index[known]]
-        if not known.all():
-            wrong = int(index[~known][0]) + self._first_id
-            raise ValueError(f"point {wrong} was never handed out")
+    def _check_issued(self, now: OpenRound, places: np.ndarray) -> None:
+        unknown = now.unknown(places)
+        if len(unknown):
+            raise ValueError(f"point {unknown[0] + self._first_id} was never handed out")
 
-    def _take(
-        self, now: _OpenRound, index: np.ndarray, values: np.ndarray, sigma: np.ndarray | None
-    ) -> None:
-        if now.settled.any() and (sigma is None) != (now.sigma is None):
-            raise ValueError("sigma must be given for all values of a round or for none")
-        if sigma is not None and now.sigma is None:
-            now.sigma = np.full(len(now.batch), np.inf)
-        first = np.zeros(len(index), dtype=bool)
-        first[np.unique(index, return_index=True)[1]] = True
-        first &= ~now.settled[index]
-        fresh = index[first]
-        now.values[fresh] = values[first]
-        if now.sigma is not None and sigma is not None:
-            now.sigma[fresh] = sigma[first]
-        now.settle(fresh)
-        for place in np.flatnonzero(~first).tolist():
-            spread = 1.0 if sigma is None else float(sigma[place])
-            self._take_again(now, int(index[place]), float(values[place]), spread)
-
-    def _take_again(self, now: _OpenRound, index: int, value: float, sigma: float) -> None:
-        """Take a further value of a point."""
-        others = now.repeats.get(index, [])
-        known = now.values[index]
-        if not math.isfinite(value) or value == known or any(value == v for v, _ in others):
-            self.duplicates += 1
-        elif not math.isfinite(known):
-            now.values[index] = value
-            if now.sigma is not None:
-                now.sigma[index] = sigma
-        else:
-            now.repeats[index] = [*others, (value, sigma)]
-            self.repeated += 1
-
-    def _is_answered(self, now: _OpenRound) -> bool:
+    def _is_answered(self, now: OpenRound) -> bool:
         if now.settled_units == now.units:
             return True
-        if self._unissued(now):
+        if now.unissued:
             return False
         return now.settled_units >= math.ceil(self.close_fraction * now.units)
 
-    def _close(self, now: _OpenRound, values: Array, sigma: np.ndarray | None) -> None:
+    def _close(self, now: OpenRound, values: Array, sigma: np.ndarray | None) -> None:
         """Hand the values of the open round to the method, and count what is lost."""
         unit = now.batch.unit
-        failed = ~_host(_is_finite(values))
+        failed = ~host(is_finite(values))
         lost = 0
         if failed.any():
             incomplete = np.zeros(now.batch.units, dtype=bool)
             incomplete[unit[failed]] = True
             lost = int(np.count_nonzero(incomplete)) - (now.batch.units - now.units)
-            values, sigma = _without(values, sigma, incomplete[unit])
+            values = with_nan(values, incomplete[unit])
+            sigma = None if sigma is None else np.where(incomplete[unit], np.inf, sigma)
         self._open = None
         self._first_id += len(now.batch)
         self.lost += lost
@@ -628,7 +538,7 @@ class Optimizer(ABC):
                 )
                 return
         rounds = len(self.trace)
-        self._update(now.batch, _like(values, now.batch.points), sigma)
+        self._update(now.batch, like(values, now.batch.points), sigma)
         self.nit += 1
         if lost and len(self.trace) > rounds and not self.trace[-1].dropped:
             self.trace[-1] = dataclasses.replace(self.trace[-1], dropped=lost)
@@ -658,12 +568,12 @@ class Optimizer(ABC):
     @property
     def status(self) -> int:
         """Why the run ended; `INTERRUPTED` while it has not."""
-        return INTERRUPTED if self._ended is None else self._ended[0]
+        return self._ended[0] if self.done and self._ended is not None else INTERRUPTED
 
     @property
     def message(self) -> str:
         """Why the run ended, in words, and what the user should know of it."""
-        if self._ended is None:
+        if not self.done or self._ended is None:
             reason = f"{self.nfev} of {self.budget} evaluations are issued; the run goes on"
         else:
             reason = self._ended[1]
@@ -700,7 +610,7 @@ class Optimizer(ABC):
             "state": checkpoint.encode(self.state),
             "trace": checkpoint.encode(self.trace),
             "warnings": list(self.warnings),
-            "open": None if self._open is None else _saved_round(self._open),
+            "open": None if self._open is None else self._open.state_dict(),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -743,7 +653,7 @@ class Optimizer(ABC):
                     f"the state was saved in a round of {size} points, which now has {got}:"
                     " another version of the method wrote it"
                 )
-            self._open = _restored_round(batch, saved["open"])
+            self._open = OpenRound.restored(batch, saved["open"])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to one file; at every moment it is the old one or the new one, whole."""
@@ -794,7 +704,8 @@ _COUNTERS = (
 _NOT_SETTINGS = ("rng", "device")
 
 
-def constructor_options(cls: type) -> list[str]:
+@functools.cache
+def constructor_options(cls: type) -> tuple[str, ...]:
     """Name the arguments of a method's constructor, those that it passes on to its base included.
 
     Parameters
@@ -804,7 +715,7 @@ def constructor_options(cls: type) -> list[str]:
 
     Returns
     -------
-    list of str
+    tuple of str
         In the order of the signatures, without ``self``.
     """
     names: dict[str, None] = {}
@@ -816,7 +727,7 @@ def constructor_options(cls: type) -> list[str]:
         names |= {item.name: None for item in parameters if item.kind not in variable}
         if base is Optimizer or not any(item.kind in variable for item in parameters):
             break
-    return list(names)
+    return tuple(names)
 
 
 # Arguments ---------------------------------------------------------------------------------------
@@ -878,85 +789,6 @@ def _checked_sigma(sigma: Any, count: int) -> np.ndarray | None:
     return np.broadcast_to(values, (count,)).copy()
 
 
-# Arrays of either library ------------------------------------------------------------------------
-
-
-def _host(array: Any) -> np.ndarray:
-    return array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)
-
-
-def _float64(y: Any) -> Array:
-    """Take values as float64, nan where a value is complex or None; a tensor stays where it is."""
-    if hasattr(y, "detach"):
-        return y.detach().double() if not y.is_complex() else y.detach().real.double() * np.nan
-    values = np.asarray(y)
-    if values.dtype.kind in "biuf":
-        return values.astype(np.float64, copy=False)
-    if values.dtype.kind == "c":
-        return np.full(values.shape, np.nan)
-    if values.dtype.kind != "O":
-        raise TypeError(f"values must be numbers, not {y!r:.80}")
-    flat = [_one_float64(value) for value in values.ravel()]
-    return np.array(flat, dtype=np.float64).reshape(values.shape)
-
-
-def _one_float64(value: Any) -> float:
-    if value is None or isinstance(value, complex | np.complexfloating):
-        return math.nan
-    return float(value)
-
-
-def _is_finite(values: Array) -> Array:
-    return np.isfinite(values) if isinstance(values, np.ndarray) else values.isfinite()
-
-
-def _without(
-    values: Array, sigma: np.ndarray | None, lost: np.ndarray
-) -> tuple[Array, np.ndarray | None]:
-    """Put nan in the place of lost values."""
-    if isinstance(values, np.ndarray):
-        values = np.where(lost, np.nan, values)
-    else:
-        import torch
-
-        values = values.masked_fill(torch.from_numpy(lost).to(values.device), math.nan)
-    return values, None if sigma is None else np.where(lost, np.inf, sigma)
-
-
-def _like(values: Array, points: Array) -> Array:
-    """Give values in the library and on the device of the points."""
-    if isinstance(points, np.ndarray):
-        return _host(values)
-    return _to_device(values, points.device)
-
-
-def _to_device(values: Array, device: Any) -> Array:
-    import torch
-
-    return torch.as_tensor(values, dtype=torch.float64, device=device)
-
-
-def _places(now: _OpenRound | None, points: np.ndarray) -> np.ndarray:
-    """Find points of the open batch by their coordinates, each time the first without a value."""
-    places: dict[bytes, list[int]] = {}
-    if now is not None:
-        for index, row in enumerate(np.ascontiguousarray(_host(now.batch.points))):
-            if now.issued[index]:
-                places.setdefault(row.tobytes(), []).append(index)
-        for indices in places.values():
-            indices.sort(key=lambda index: not now.settled[index], reverse=True)
-    found = []
-    for row in np.ascontiguousarray(points):
-        equal = places.get(row.tobytes())
-        if not equal:
-            raise ValueError(
-                f"the point {row!r} was not handed out in this round; tell values of earlier rounds"
-                " by their identities"
-            )
-        found.append(equal.pop(0) if len(equal) > 1 else equal[0])
-    return np.array(found, dtype=np.int64)
-
-
 def _outside() -> int:
     """Give the `stacklevel` at which a warning of `_warn` points to the user's own code."""
     frame = inspect.currentframe()
@@ -965,31 +797,3 @@ def _outside() -> int:
         frame = frame.f_back
         level += 1
     return level
-
-
-# Open rounds on disk -----------------------------------------------------------------------------
-
-
-def _saved_round(now: _OpenRound) -> dict[str, Any]:
-    return {
-        "issuable": now.issuable.copy(),
-        "issued": now.issued.copy(),
-        "settled": now.settled.copy(),
-        "values": now.values.copy(),
-        "sigma": None if now.sigma is None else now.sigma.copy(),
-        "repeats": checkpoint.encode(now.repeats),
-    }
-
-
-def _restored_round(batch: Batch, saved: dict[str, Any]) -> _OpenRound:
-    now = _OpenRound(batch, room=len(batch))
-    now.issuable = saved["issuable"].copy()
-    now.issued = saved["issued"].copy()
-    now.queue = np.flatnonzero(now.issuable)
-    now.missing_in_unit = np.bincount(batch.unit[now.issuable], minlength=batch.units)
-    now.units = int(np.count_nonzero(now.missing_in_unit))
-    now.settle(np.flatnonzero(saved["settled"]))
-    now.values = saved["values"].copy()
-    now.sigma = None if saved["sigma"] is None else saved["sigma"].copy()
-    now.repeats = checkpoint.decode(saved["repeats"])
-    return now
