@@ -293,11 +293,14 @@ def _least_squares(
             f"least squares needs at least {dimension} pairs in dimension {dimension}, got {count}"
         )
     mean_d, inverse_dd, residual_N = _regress_odd(u_Nd, odd_N / (2 * radius_N), weights_N)
-    scaled_N = (weights_N * residual_N) ** 2
-    middle_dd = host((u_Nd * scaled_N[:, None]).T @ u_Nd)
-    cov_trace = float(np.trace(inverse_dd @ middle_dd @ inverse_dd))
-    dof = count - dimension
-    return mean_d, cov_trace * count / dof if dof > 0 else np.nan
+    if count == dimension:
+        return mean_d, np.nan
+    xp = array_namespace(u_Nd)
+    # A residual has 1 - leverage of the variance of its pair, where weights are inverse variances.
+    spread_Nd = u_Nd @ like(inverse_dd, u_Nd)
+    leverage_N = weights_N * xp.sum(spread_Nd * u_Nd, axis=1)
+    square_N = (weights_N * residual_N) ** 2 * xp.sum(spread_Nd * spread_Nd, axis=1)
+    return mean_d, float(xp.sum(square_N / (1 - leverage_N)))
 
 
 def _regress_odd(

@@ -28,7 +28,7 @@ _NULL_SHARE = 1e-6
 _DOF_MIN = 1e-6
 # Huber's constant (95 % efficiency at the normal) and the factor from MAD to standard deviation.
 _HUBER, _MAD_TO_STD = 1.345, 1.4826
-_ROBUST_STEPS = 50
+_ROBUST_STEPS = 100
 # In standard deviations of the unknowns.
 _ROBUST_TOLERANCE = 1e-6
 
@@ -235,10 +235,9 @@ def _fit(
     covariance_PP, unknown_P = _invert(system_PP)
     count = len(data.value)
     dof = count - float(np.vdot(gram_PP, covariance_PP))
+    solution_P = start_P + covariance_PP @ (pull_P - gram_PP @ start_P)
     if robust:
-        solution_P, square = _huber(data, model, start_P, precision_P, covariance_PP)
-    else:
-        solution_P = start_P + covariance_PP @ (pull_P - gram_PP @ start_P)
+        solution_P, square = _huber(data, model, solution_P, start_P, precision_P, covariance_PP)
     matrix = model.matrix(solution_P[1:])
     # Squares of residuals in units of what the noise says.
     square_N = host(data.residual(float(solution_P[0]), matrix) ** 2 * data.weights)
@@ -324,37 +323,47 @@ def _pseudo_invert(scaled_PP: np.ndarray, scale_P: np.ndarray) -> tuple[np.ndarr
 def _huber(
     data: _EvenData,
     model: Curvature,
-    start_P: np.ndarray,
+    least_squares_P: np.ndarray,
+    prior_P: np.ndarray,
     precision_P: np.ndarray,
     covariance_PP: np.ndarray,
 ) -> tuple[np.ndarray, float]:
     """Minimise Huber's loss by least squares on clipped residuals.
 
-    Starts at the prior, where no wild value has a say yet. Gives the unknowns and the mean square
-    of normal residuals from which they would be as uncertain.
+    Starts at least squares or at the prior, where no wild value has a say yet: where residuals are
+    smaller. Gives the unknowns and the mean square of normal residuals from which they would be as
+    uncertain.
     """
     root_N = array_namespace(data.directions).sqrt(data.weights)
     std_P = np.sqrt(np.diag(covariance_PP))
-    solution_P = start_P.copy()
-    solution_P[0] = np.median(host(data.residual(0.0, model.matrix(start_P[1:]))))
-    for _ in range(_ROBUST_STEPS):
+
+    def clipped(solution_P: np.ndarray) -> tuple[Array, float, float]:
         residual_N = data.residual(float(solution_P[0]), model.matrix(solution_P[1:])) * root_N
-        clipped_N, bound = _clip(residual_N)
+        return _clip(residual_N)
+
+    middle = np.median(host(data.residual(0.0, model.matrix(prior_P[1:]))))
+    from_prior_P = np.append(middle, prior_P[1:])
+    solution_P = min((least_squares_P, from_prior_P), key=lambda start_P: clipped(start_P)[1])
+    for _ in range(_ROBUST_STEPS):
+        clipped_N, bound, inside = clipped(solution_P)
         pull_P: Array = 0.0
         for rows, feature_Pn in _feature_chunks(data, model):
             pull_P = pull_P + feature_Pn @ clipped_N[rows]
-        move_P = covariance_PP @ (host(pull_P) - precision_P * (solution_P - start_P))
-        solution_P += move_P
+        move_P = covariance_PP @ (host(pull_P) - precision_P * (solution_P - prior_P))
+        solution_P = solution_P + move_P
         if np.all(np.abs(move_P) <= _ROBUST_TOLERANCE * bound * std_P):
             break
-    inside = float(np.mean(np.abs(host(residual_N)) <= bound))
     return solution_P, float(np.mean(host(clipped_N) ** 2)) / inside**2
 
 
-def _clip(residual_N: Array) -> tuple[Array, float]:
-    """Clip residuals where Huber's loss turns from a square to a line, and say where."""
+def _clip(residual_N: Array) -> tuple[Array, float, float]:
+    """Clip residuals where Huber's loss turns from a square to a line.
+
+    Gives them, that bound, and the share of residuals within it.
+    """
     size_N = np.abs(host(residual_N))
     # More than half of the residuals are 0 where directions repeat and there is no noise.
     scale = _MAD_TO_STD * float(np.median(size_N)) or float(np.sqrt(np.mean(size_N**2)))
     bound = _HUBER * scale
-    return array_namespace(residual_N).clip(residual_N, -bound, bound), bound
+    clipped_N = array_namespace(residual_N).clip(residual_N, -bound, bound)
+    return clipped_N, bound, float(np.mean(size_N <= bound))
