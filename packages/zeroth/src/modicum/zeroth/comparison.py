@@ -207,7 +207,7 @@ METHODS: dict[str, Method] = {
     "zosgd": _knowing("zosgd"),
     "zosgd-tuned": _knowing("zosgd", known=True, smooth=True),
     "spsa": _knowing("spsa"),
-    "spsa-asymptotic": _knowing("spsa", alpha=1.0, gamma=1 / 6),
+    "spsa-asymptotic": _knowing("spsa", gains="asymptotic"),
     "kernel": _knowing("kernel"),
     "mezo": _knowing("mezo"),
 }
