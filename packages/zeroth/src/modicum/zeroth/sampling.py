@@ -88,13 +88,13 @@ def _values(fun: Function, place: Place, offset_bd: Array, vectorized: bool) -> 
     value_b = fun(point_bd)
     if not (isinstance(value_b, np.ndarray) or is_torch_array(value_b)):
         value_b = np.asarray(value_b)
+    if not _is_real(value_b):
+        raise TypeError(f"fun must return real numbers, got {value_b.dtype}")
     if tuple(value_b.shape) != (len(point_bd),):
         raise ValueError(
             f"fun must return shape {(len(point_bd),)} for points of shape "
             f"{tuple(point_bd.shape)}, got {tuple(value_b.shape)}"
         )
-    if not _is_real(value_b):
-        raise TypeError(f"fun must return real numbers, got {value_b.dtype}")
     return vector_like(value_b, offset_bd)
 
 
