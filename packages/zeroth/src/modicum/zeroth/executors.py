@@ -13,19 +13,24 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import (
+    FIRST_COMPLETED,
     BrokenExecutor,
     CancelledError,
     Executor,
     Future,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
-    as_completed,
+    wait,
 )
+from itertools import islice
 from typing import Any
 
 from modicum.zeroth.arguments import integer
 
 __all__ = ["Dask", "ExecutorGone", "Joblib", "MapLike", "Ray", "Workers", "resolve"]
+
+_AHEAD = 4
+"""Items that are submitted for each worker: enough that none is idle, and few are lost at once."""
 
 Function = Callable[[Any], Any]
 Results = Generator[tuple[int, Any], None, None]
@@ -81,6 +86,7 @@ class MapLike(Workers):
 
     def __init__(self, map_like: Callable[[Function, Iterable[Any]], Iterable[Any]]) -> None:
         self._map = map_like
+        self.remote = map_like is not map
 
     def map_unordered(self, function: Function, items: Sequence[Any]) -> Results:
         """Yield the results in the order in which the callable gives them."""
@@ -96,18 +102,25 @@ class Futures(Workers):
         self.remote = not isinstance(executor, ThreadPoolExecutor)
 
     def map_unordered(self, function: Function, items: Sequence[Any]) -> Results:
-        """Submit everything at once and yield what is done."""
+        """Keep some work ahead of the workers and yield what is done."""
+        upcoming = enumerate(items)
+        ahead = len(items) if self.parallel is None else _AHEAD * self.parallel
         places: dict[Future[Any], int] = {}
         try:
-            for index, item in enumerate(items):
-                places[self._submit(function, item)] = index
-            for future in as_completed(places):
-                error = CancelledError() if future.cancelled() else future.exception()
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                if isinstance(error, BrokenExecutor | CancelledError):
-                    self._lost(error)
-                yield places[future], future.result() if error is None else error
+            while True:
+                for index, item in islice(upcoming, ahead - len(places)):
+                    places[self._submit(function, item)] = index
+                if not places:
+                    return
+                done = wait(places, return_when=FIRST_COMPLETED).done
+                lost = next((error for error in map(_error, done) if _is_loss(error)), None)
+                if lost is not None:
+                    # Whatever has been submitted is lost, or will be done soon.
+                    done = wait(places).done
+                for future in sorted(done, key=lambda item: _is_loss(_error(item))):
+                    if _is_loss(_error(future)) and lost is not None:
+                        self._lost(lost)
+                    yield places.pop(future), _outcome(future)
         finally:
             for future in places:
                 future.cancel()
@@ -118,9 +131,26 @@ class Futures(Workers):
         except RuntimeError as error:  # shut down, or broken
             raise ExecutorGone(f"the executor takes no more work: {error}") from error
 
-    def _lost(self, error: Exception) -> None:
-        """Do what must be done when work was lost."""
+    def _lost(self, error: BaseException) -> None:
+        """Do what must be done when an executor has lost its work."""
         raise ExecutorGone(f"the executor is broken: {error!r}") from error
+
+
+def _error(future: "Future[Any]") -> BaseException | None:
+    return CancelledError() if future.cancelled() else future.exception()
+
+
+def _is_loss(error: BaseException | None) -> bool:
+    return isinstance(error, BrokenExecutor | CancelledError)
+
+
+def _outcome(future: "Future[Any]") -> Any:
+    error = _error(future)
+    if error is None:
+        return future.result()
+    if not isinstance(error, Exception):
+        raise error  # somebody has interrupted the program
+    return error
 
 
 class ProcessPool(Futures):
@@ -134,7 +164,7 @@ class ProcessPool(Futures):
         self._abandoned = False
 
     def map_unordered(self, function: Function, items: Sequence[Any]) -> Results:
-        """Submit everything at once and yield what is done; lost work comes back as its error."""
+        """Keep some work ahead of the processes; lost work comes back as its error."""
         finished = 0
         try:
             for found in super().map_unordered(function, items):
@@ -154,7 +184,7 @@ class ProcessPool(Futures):
             failed.set_exception(error)
             return failed
 
-    def _lost(self, error: Exception) -> None:
+    def _lost(self, error: BaseException) -> None:
         self.close()
 
     def close(self) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from modicum.zeroth import checkpoint
-from modicum.zeroth._arrays import host
 from modicum.zeroth.batch import Batch
+from modicum.zeroth.values import to_host
 
 __all__ = ["OpenRound"]
 
@@ -191,7 +191,7 @@ class OpenRound:
         """
         known: dict[bytes, list[int]] = {}
         order = np.argsort(self.settled, kind="stable")
-        rows = np.ascontiguousarray(host(self.batch.points))
+        rows = np.ascontiguousarray(to_host(self.batch.points))
         for place in order[self.issued[order]].tolist():
             known.setdefault(rows[place].tobytes(), []).append(place)
         found = []

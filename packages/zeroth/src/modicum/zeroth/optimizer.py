@@ -32,7 +32,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modicum.zeroth import checkpoint
-from modicum.zeroth._arrays import float64, host, is_finite, like, to_device, with_nan
 from modicum.zeroth.arguments import integer, one_of, positive, start_point, vector
 from modicum.zeroth.batch import Array, Batch
 from modicum.zeroth.candidates import Candidate, Candidates
@@ -40,6 +39,7 @@ from modicum.zeroth.directions import KINDS, draw_directions
 from modicum.zeroth.errors import ZerothWarning
 from modicum.zeroth.open_round import OpenRound
 from modicum.zeroth.space import Space
+from modicum.zeroth.values import beside, float64, is_finite, to_device, to_host, with_nan
 
 __all__ = [
     "BUDGET_SPENT",
@@ -399,7 +399,7 @@ class Optimizer(ABC):
                 self._close(now, values, _checked_sigma(sigma, len(values)))
                 return
         index = self._index(now, which)
-        values = host(float64(y)).reshape(-1)
+        values = to_host(float64(y)).reshape(-1)
         if len(values) != len(index):
             raise ValueError(f"{len(index)} points were told with {len(values)} values")
         spread = _checked_sigma(sigma, len(values))
@@ -479,7 +479,7 @@ class Optimizer(ABC):
             return np.array([which.id], dtype=np.int64)
         if isinstance(which, Sequence) and any(isinstance(item, Candidate) for item in which):
             return np.array([item.id for item in which], dtype=np.int64)
-        ids = np.atleast_1d(host(which))
+        ids = np.atleast_1d(to_host(which))
         if ids.size == 0 and ids.ndim == 1:
             return np.empty(0, dtype=np.int64)
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
@@ -515,7 +515,7 @@ class Optimizer(ABC):
     def _close(self, now: OpenRound, values: Array, sigma: np.ndarray | None) -> None:
         """Hand the values of the open round to the method, and count what is lost."""
         unit = now.batch.unit
-        failed = ~host(is_finite(values))
+        failed = ~to_host(is_finite(values))
         lost = 0
         if failed.any():
             incomplete = np.zeros(now.batch.units, dtype=bool)
@@ -538,7 +538,7 @@ class Optimizer(ABC):
                 )
                 return
         rounds = len(self.trace)
-        self._update(now.batch, like(values, now.batch.points), sigma)
+        self._update(now.batch, beside(values, now.batch.points), sigma)
         self.nit += 1
         if lost and len(self.trace) > rounds and not self.trace[-1].dropped:
             self.trace[-1] = dataclasses.replace(self.trace[-1], dropped=lost)

@@ -199,12 +199,11 @@ def _portable(error: Exception) -> Exception:
     """Give an exception that arrives in another process, with its traceback as a note."""
     text = "".join(traceback.format_exception(error))
     try:
-        copy = pickle.loads(pickle.dumps(error))
+        pickle.loads(pickle.dumps(error))
     except Exception:
-        copy = RuntimeError(f"{type(error).__name__}: {error}")
-    copy.add_note(f"Where it was raised:\n{text}")
-    found: Exception = copy
-    return found
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(f"Where it was raised:\n{text}")
+    return error
 
 
 class _Answers:
@@ -219,6 +218,7 @@ class _Answers:
         self.good = np.zeros(size, dtype=bool)
         self.told = np.zeros(size, dtype=bool)
         self.raised = np.zeros(size, dtype=bool)
+        self.lost = np.zeros(size, dtype=bool)
         self.error: Exception | None = None
         self.why: dict[int, str] = {}
         self._unit = np.unique(asked.units, return_inverse=True)[1]
@@ -226,11 +226,11 @@ class _Answers:
     def put(self, places: np.ndarray, found: Any) -> None:
         """Take what an evaluator returned, or an exception in its place, for some points."""
         self.arrived[places] = True
-        self.raised[places] = False
+        self.raised[places] = self.lost[places] = False
         if isinstance(found, Exception):
             reason = f"lost with its worker ({type(found).__name__})"
             self.why.update(dict.fromkeys(places.tolist(), reason))
-            self.raised[places] = True
+            self.lost[places] = True
             self.error = self.error or found
             return
         self.raised[places[found.raised]] = True
@@ -371,12 +371,12 @@ class Oracle:
         try:
             self._evaluate(optimizer, answers, np.arange(len(asked)), heartbeat)
             if first_round and len(asked) >= JUDGED_UNITS:
-                _raise_if_nothing_else(answers)
+                _raise_if_all(answers, answers.raised)
             for _ in range(self.retries):
                 if not self._again(optimizer, answers, heartbeat):
                     break
             if first_round:
-                _raise_if_nothing_else(answers)
+                _raise_if_all(answers, answers.raised | answers.lost)
         except BaseException:
             answers.tell_good(optimizer)
             raise
@@ -509,7 +509,7 @@ _DEFAULT_PARALLEL = 8
 """Parts of a vectorised round for a map-like callable that does not say how wide it is."""
 
 
-def _raise_if_nothing_else(answers: _Answers) -> None:
-    """Raise the first exception again if every evaluation raised."""
-    if answers.error is not None and answers.raised.all():
+def _raise_if_all(answers: _Answers, raised: np.ndarray) -> None:
+    """Raise the first exception again if there was one in every evaluation."""
+    if answers.error is not None and raised.all():
         raise answers.error

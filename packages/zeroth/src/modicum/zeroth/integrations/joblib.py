@@ -31,15 +31,16 @@ class JoblibWorkers(Workers):
     """
 
     def __init__(self, n_jobs: int = -1, **options: Any) -> None:
-        self._options = {"n_jobs": n_jobs, **options}
-        self._parallel = joblib.Parallel(**self._options, return_as="generator_unordered")
+        self._options = {"n_jobs": n_jobs, **options, "return_as": "generator_unordered"}
         self.parallel = max(1, joblib.effective_n_jobs(n_jobs))
 
     def map_unordered(self, function: Function, items: Sequence[Any]) -> Results:
         """Yield results in any order; what a dying worker takes along comes back as an error."""
         missing = set(range(len(items)))
         task = joblib.delayed(_numbered)
-        found = self._parallel(task(function, index, item) for index, item in enumerate(items))
+        # A new one each time: after a failure an old one would go on to deliver old results.
+        parallel = joblib.Parallel(**self._options)
+        found = parallel(task(function, index, item) for index, item in enumerate(items))
         try:
             for index, result in found:
                 missing.discard(index)
@@ -47,3 +48,5 @@ class JoblibWorkers(Workers):
         except Exception as error:
             for index in sorted(missing):
                 yield index, error
+        finally:
+            found.close()

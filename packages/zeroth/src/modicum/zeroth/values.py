@@ -1,4 +1,7 @@
-"""Values in either array library: NumPy arrays on the host, torch tensors where they are."""
+"""Values that a user tells, in either array library: NumPy on the host, torch where they are.
+
+Makes float64 of them and marks what is no real number; knows nothing of what they are values of.
+"""
 
 import math
 from typing import Any
@@ -7,8 +10,10 @@ import numpy as np
 
 from modicum.zeroth.batch import Array
 
+__all__ = ["beside", "float64", "is_finite", "to_device", "to_host", "with_nan"]
 
-def host(array: Any) -> np.ndarray:
+
+def to_host(array: Any) -> np.ndarray:
     """Give a NumPy array."""
     return array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)
 
@@ -20,9 +25,9 @@ def to_device(values: Array, device: Any) -> Array:
     return torch.as_tensor(values, dtype=torch.float64, device=device)
 
 
-def like(values: Array, points: Array) -> Array:
+def beside(values: Array, points: Array) -> Array:
     """Give values in the library and on the device of the points."""
-    return host(values) if isinstance(points, np.ndarray) else to_device(values, points.device)
+    return to_host(values) if isinstance(points, np.ndarray) else to_device(values, points.device)
 
 
 def is_finite(values: Array) -> Array:
