@@ -321,10 +321,12 @@ def _result(
     if failures := oracle.describe_failures():
         result.message += f"; {failures}"
     if hasattr(x0, "detach"):
+        import torch
+
+        dtype = x0.dtype if x0.is_floating_point() else torch.float64
         for name in ("x", "jac", "hess"):
             if result[name] is not None:
-                dtype = x0.dtype if x0.is_floating_point() else None
-                result[name] = x0.new_tensor(result[name], dtype=dtype, requires_grad=False)
+                result[name] = torch.as_tensor(result[name], dtype=dtype, device=x0.device)
     return result
 
 

@@ -233,9 +233,7 @@ class Optimizer(ABC):
         self.directions = one_of("directions", directions, KINDS)
         self.seed, self._seed_is_free = _seed_of(rng)
         self.device = _device_of(x0, device)
-        self.close_fraction = positive("close_fraction", close_fraction)
-        if self.close_fraction > 1:
-            raise ValueError(f"close_fraction must be at most 1, not {close_fraction!r}")
+        self.close_fraction = close_fraction
         self.trace: list[Round] = []
         self.warnings: list[str] = []
         self.nfev = 0
@@ -308,6 +306,17 @@ class Optimizer(ABC):
     def done(self) -> bool:
         """Whether the run has ended; nothing is asked any more."""
         return self._round() is None
+
+    @property
+    def close_fraction(self) -> float:
+        """Share of a round's pairs after which it closes once all its points are out."""
+        return self._close_fraction
+
+    @close_fraction.setter
+    def close_fraction(self, value: float) -> None:
+        self._close_fraction = positive("close_fraction", value)
+        if self._close_fraction > 1:
+            raise ValueError(f"close_fraction must be at most 1, not {value!r}")
 
     @property
     def pending(self) -> int:
