@@ -23,7 +23,7 @@ from modicum.zeroth.arguments import integer, one_of, positive
 from modicum.zeroth.arrays import host, like
 from modicum.zeroth.batch import Array, Batch
 from modicum.zeroth.directions import draw_pair_directions
-from modicum.zeroth.optimizer import Optimizer, Recommendation, Round
+from modicum.zeroth.optimizer import STOPPED, Optimizer, Recommendation, Round
 
 __all__ = ["AVERAGES", "StreamState", "Streaming"]
 
@@ -48,8 +48,8 @@ FINAL_SHARE = 0.01
 FINAL_MOST = 10_000
 """Most evaluations there: more say nothing that anybody wants to know."""
 
-_LIMIT = 1e100
-"""Length of a step that only a run on its way to infinity makes."""
+_RESOLUTION = 1e-13
+"""Radius of pairs, as a share of a coordinate, at which their two points are no longer apart."""
 
 _DRAWN_ROWS = 1024
 _RECORDS = 200
@@ -319,16 +319,13 @@ class Streaming(Optimizer):
                 factor_N = factor_N * self._pair_weights(drawn.distance_N)
             move = self._step_size(state.step) * self._estimates(drawn, factor_N)
             length = math.sqrt(move @ move)
-            if not length < _LIMIT:
-                state.diverged = True
-                self._warn(
-                    f"{self.name} diverged after {state.step} steps; take a smaller step size or"
-                    " tell the largest curvature"
-                )
-                return
             if length > self._longest:
                 move, length = move * (self._longest / length), self._longest
-            state.x = self.space.project(state.x - move)
+            new = state.x - move
+            if not float(np.abs(new).max()) * _RESOLUTION < drawn.radius:
+                self._give_up()
+                return
+            state.x = self.space.project(new)
         state.evens += float(even_N.sum())
         state.even_count += len(even_N)
         state.step += 1
@@ -338,6 +335,15 @@ class Streaming(Optimizer):
             state.counted += 1
         if state.step % max(1, self.steps // _RECORDS) == 0 or state.step == self.steps:
             self._record(drawn, length)
+
+    def _give_up(self) -> None:
+        self.state.diverged = True
+        message = (
+            f"{self.name} diverged after {self.state.step} steps; take a smaller step size or tell"
+            " the largest curvature"
+        )
+        self._warn(message)
+        self.stop(STOPPED, message)
 
     # The value at the end -------------------------------------------------------------------------
 
