@@ -13,6 +13,7 @@ is wrong and not unlucky.
 Legend of the shapes: ``n`` points, ``d`` dimension.
 """
 
+import functools
 import math
 import pickle
 import time
@@ -221,7 +222,6 @@ class _Answers:
         self.lost = np.zeros(size, dtype=bool)
         self.error: Exception | None = None
         self.why: dict[int, str] = {}
-        self._unit = np.unique(asked.units, return_inverse=True)[1]
 
     def put(self, places: np.ndarray, found: Any) -> None:
         """Take what an evaluator returned, or an exception in its place, for some points."""
@@ -259,9 +259,14 @@ class _Answers:
 
     def enough(self, fraction: float) -> bool:
         """Tell whether a share of the units has come back whole, with values or without."""
-        whole = np.ones(int(self._unit.max()) + 1, dtype=bool)
-        whole[self._unit[~self.arrived]] = False
+        unit = self._unit
+        whole = np.ones(int(unit.max()) + 1, dtype=bool)
+        whole[unit[~self.arrived]] = False
         return int(np.count_nonzero(whole)) >= math.ceil(fraction * len(whole))
+
+    @functools.cached_property
+    def _unit(self) -> np.ndarray:
+        return np.unique(self.asked.units, return_inverse=True)[1]
 
     def tell_good(self, optimizer: Optimizer) -> None:
         """Tell the values that are there and not told."""
