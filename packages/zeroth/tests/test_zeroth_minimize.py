@@ -370,6 +370,8 @@ def test_a_method_without_an_argument_says_so_unless_it_is_the_default(FixedRadi
             super().__init__(x0, budget, scale=scale, rng=rng)
 
     assert minimize(bowl, [0.0], 100, method=Narrow, rng=1).status == 0
+    given = {"noise": None, "paired": False, "directions": "".join(["sph", "ere"])}
+    assert minimize(bowl, [0.0], 100, method=Narrow, rng=1, **given).status == 0
     with pytest.raises(ValueError, match="method 'narrow' has no option 'paired'"):
         minimize(bowl, [0.0], 100, method=Narrow, paired=True)
 

@@ -19,6 +19,7 @@ from modicum.zeroth import checkpoint
 from modicum.zeroth.batch import Batch
 from modicum.zeroth.candidates import SEED_LIMIT, Candidate, evaluation_seeds
 from modicum.zeroth.errors import ZerothWarning
+from modicum.zeroth.minimize import METHODS, method_class
 from modicum.zeroth.optimizer import (
     BUDGET_SPENT,
     INTERRUPTED,
@@ -889,6 +890,66 @@ def test_seeds_look_uniform():
     other = evaluation_seeds(12346, np.arange(1 << 16))
     assert abs(np.corrcoef(seeds, other)[0, 1]) < 6.5 / 256
     assert abs(np.corrcoef(seeds[1:], seeds[:-1])[0, 1]) < 6.5 / 256
+
+
+# The methods of the package -----------------------------------------------------------------------
+
+CONSTANTS = {"noise": 0.3, "strong_convexity": 2.0, "hessian_lipschitz": 1.0}
+
+
+def make_method(name):
+    budget = {"zosgd": 240, "spsa": 240, "kernel": 240, "mezo": 240}.get(name, 900)
+    constants = CONSTANTS if name in ("two-stage", "zosgd", "kernel") else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZerothWarning)
+        return method_class(name)(np.zeros(2), budget, rng=11, paired=False, **constants)
+
+
+def whole_picture(optimizer):
+    state = optimizer.state_dict()
+    state.pop("open")
+    # How often something was told is all that may differ.
+    state["counters"] = {
+        name: getattr(optimizer, name) for name in ("nfev", "nit", "lost", "retried", "status")
+    }
+    return pickle.dumps(checkpoint.encode(state)), optimizer.recommendation().x.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore::modicum.zeroth.errors.ZerothWarning")
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_goes_on_from_any_cut_and_takes_answers_in_any_order(name, seed, tmp_path):
+    def values_at(ids, points, seeds):
+        return np.where(np.asarray(ids) % 37 == 5, np.nan, noisy(points, seeds))
+
+    plain = make_method(name)
+    while not plain.done:
+        asked = plain.ask()
+        plain.tell(asked, values_at(asked.ids, asked.points, asked.seeds))
+    chance = np.random.default_rng(seed)
+    optimizer, out, path = make_method(name), [], tmp_path / "state"
+    issued, cuts = 0, 0
+    while not optimizer.done:
+        if chance.random() < 0.15:
+            optimizer.save(path)
+            optimizer, out = make_method(name), []
+            optimizer.load(path)
+            cuts += 1
+        fresh = optimizer.ask(int(chance.integers(1, 40)))
+        issued += len(fresh)
+        out.extend(fresh)
+        chance.shuffle(out)
+        count = int(chance.integers(0, len(out) + 1))
+        told, out = out[:count], out[count:]
+        told += told[:2]
+        if told:
+            ids = [item.id for item in told]
+            seeds = [item.seed for item in told]
+            optimizer.tell(ids, values_at(ids, [item.x for item in told], seeds))
+    assert cuts > 1
+    assert whole_picture(optimizer) == whole_picture(plain)
+    assert plain.nfev <= min(plain.budget, issued)
+    assert plain.status == BUDGET_SPENT
 
 
 # Tensors -----------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from modicum.zeroth.arguments import one_of, suggestion
 from modicum.zeroth.errors import ZerothWarning
 from modicum.zeroth.executors import ExecutorGone
@@ -105,9 +107,9 @@ def minimize(
 
     The result is one point that a local model recommends, with the model's estimate of the function
     there. It is not the best value seen: the smallest of many noisy values is lower than the
-    function is at that point, by about ``σ√(2 ln T)`` for T values with noise of standard deviation
-    σ, so ``min(y) < result.fun`` is normal and means nothing. To compare points, evaluate them
-    afresh, several times each.
+    function is at that point, by up to ``σ√(2 ln T)`` for T values with normal noise of standard
+    deviation σ, so ``min(y) < result.fun`` is normal and means nothing. To compare points, evaluate
+    them afresh, several times each.
 
     Parameters
     ----------
@@ -356,7 +358,10 @@ def _accepted(cls: type[Optimizer], **given: Any) -> dict[str, Any]:
     known = constructor_options(cls)
     defaults = inspect.signature(minimize).parameters
     for name, value in given.items():
-        if name not in known and value is not defaults[name].default:
+        default = defaults[name].default
+        # Only plain values are compared: an array equal to a number is still not the default.
+        same = value is default or (np.isscalar(value) and value == default)
+        if name not in known and not same:
             raise ValueError(f"method {cls.name!r} has no option {name!r}")
     return {name: value for name, value in given.items() if name in known}
 

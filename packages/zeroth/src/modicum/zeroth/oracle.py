@@ -318,7 +318,7 @@ class Oracle:
     failures
         How many evaluations failed, by reason.
     last_error
-        The last exception of `fun`.
+        The first exception of the last round that had one.
     """
 
     def __init__(

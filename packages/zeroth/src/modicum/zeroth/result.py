@@ -4,9 +4,9 @@ Reads a method through its public attributes and changes nothing in it.
 
 The result is the point that the local model recommends, and `fun` is the model's estimate there.
 Neither is the best value that was seen: the smallest of many noisy values is smaller than the
-function is at that point, by about ``σ√(2 ln T)`` when T values have noise of standard deviation σ.
-So ``min(y) < res.fun`` is what a good run looks like and says nothing about the point where it
-occurred; whoever compares points evaluates them afresh, several times each.
+function is at that point, by up to ``σ√(2 ln T)`` when T values have normal noise of standard
+deviation σ. So ``min(y) < result.fun`` is what a good run looks like and says nothing about the
+point where it occurred; whoever compares points evaluates them afresh, several times each.
 """
 
 from collections.abc import Iterable, Sequence
