@@ -164,6 +164,27 @@ def test_the_bound_is_attained_at_two_million_pairs(d, published):
     assert measured == pytest.approx(published, rel=2e-3)
 
 
+@pytest.mark.parametrize("d", [2, 5])
+def test_other_directions_can_have_more_bias(d):
+    rho, radius = 2.0, 1.5
+    bound = theory.bias_bound(dimension=d, hessian_lipschitz=rho, radius=radius)
+
+    def bias(kind, cubic, n):
+        got = gradient(
+            cubic(rho, d), np.zeros(d), radius, n, directions=kind, rng=10, vectorized=True
+        )
+        return np.linalg.norm(got.value), SIGMAS * math.sqrt(got.cov_trace) + 1e-12
+
+    value, error = bias("gaussian", steepest_cubic, 100_000)
+    assert abs(value - (1 + 2 / d) * bound) < error < 2 / d * bound
+    value, error = bias("rademacher", steepest_cubic, 100_000)
+    factor = (d - 2 / 3) * (d + 2) / d**2
+    assert abs(value - factor * bound) < error < (factor - 1) * bound
+    # One block knows all of it.
+    value, _ = bias("coordinate", separable_cubic, d)
+    assert value == pytest.approx((d + 2) / 3 * bound)
+
+
 def test_the_variance_bound_holds_where_third_derivatives_are_large():
     d, n, sigma, rho, radius = 3, 4, 0.5, 6.0, 1.2
     fun = noisy(separable_cubic(rho, d), sigma, 11)
@@ -766,6 +787,7 @@ def test_wrong_arguments_of_the_constant_are_named():
         (dict(radii=[1.0, 1.0]), "at least two different"),
         (dict(radii=[1.0, 0.0]), "radius must be positive"),
         (dict(n=3), "n must be at least 4"),
+        (dict(directions="gaussian"), "one of 'orthogonal', 'sphere'"),
         (dict(confidence=1.0), "confidence must be between 0 and 1"),
     ]:
         arguments = {"fun": fun, "x": x, "shape": 1.0, "radii": [1.0, 2.0], "n": 4, **change}
