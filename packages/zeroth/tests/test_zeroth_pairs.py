@@ -223,6 +223,23 @@ def test_least_squares_needs_as_many_pairs_as_dimensions():
         odd_gradient(u, odd, radius, estimator="least-squares")
 
 
+def test_least_squares_says_where_it_does_not_know_its_variance():
+    rng = rng_of(9)
+    # As many pairs as dimensions; an axis with a single pair; an axis without one.
+    square = draw_directions("sphere", 3, 3, 9)
+    single = np.eye(3)[[0, 0, 1, 1, 2]]
+    missing = np.eye(3)[[0, 0, 1, 1, 0]]
+    for u in (square, single, missing):
+        got = odd_gradient(u, rng.standard_normal(len(u)), 1.0, estimator="least-squares")
+        assert math.isnan(got.cov_trace)
+        assert np.isfinite(got.mean).all()
+    assert got.mean[2] == 0
+    twice = odd_gradient(np.tile(np.eye(3), (2, 1)), np.arange(6.0), 0.5, estimator="least-squares")
+    # Means of pairs (0, 3), (1, 4), (2, 5), each with sample variance 4.5.
+    np.testing.assert_allclose(twice.mean, [1.5, 2.5, 3.5])
+    assert twice.cov_trace == pytest.approx(3 * 4.5 / 2)
+
+
 def test_median_of_one_group_is_the_mean():
     u, odd, radius, _ = odd_data(10, 20, 3)
     median = odd_gradient(u, odd, radius, estimator="median-of-means", groups=1)
@@ -243,6 +260,15 @@ def test_median_of_means_in_one_dimension_is_a_median():
     odd = np.array([1.0, 2, 3, 4, 1e9])
     got = odd_gradient(np.ones((5, 1)), odd, 0.5, estimator="median-of-means", groups=5)
     assert got.mean[0] == pytest.approx(3, rel=1e-6)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-30, 1e30])
+def test_median_of_means_scales_with_the_values(factor):
+    u, odd, radius, _ = odd_data(11, 60, 3)
+    one = odd_gradient(u, odd, radius, estimator="median-of-means", groups=7)
+    other = odd_gradient(u, factor * odd, radius, estimator="median-of-means", groups=7)
+    np.testing.assert_allclose(other.mean, factor * one.mean, rtol=1e-9)
+    assert other.cov_trace == pytest.approx(factor**2 * one.cov_trace, rel=1e-9, abs=0)
 
 
 def test_median_of_means_forgets_wild_groups():

@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 _MEDIAN_STEPS = 200
+# Sums of inverse distances stay finite.
+_DISTANCE_MIN = 1e-150
+# A pair with more leverage than this leaves no residual.
+_LEVERAGE_MAX = 1 - 1e-9
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,8 @@ def odd_gradient(
     estimator
         ``"mean"``: the weighted mean (algorithm 1 of the paper), unbiased on quadratics at any
         ``N``. ``"least-squares"``: regression of the differences on the directions; its error has
-        no part from the gradient itself; needs ``N ≥ d``. ``"median-of-means"``: geometric median
+        no part from the gradient itself; needs ``N ≥ d``; 0 along directions that no pair has
+        seen, and then its covariance is nan. ``"median-of-means"``: geometric median
         of the means of `groups` groups, for noise with heavy tails.
     groups
         Number of groups for ``"median-of-means"``; at most the number of blocks.
@@ -293,12 +298,13 @@ def _least_squares(
             f"least squares needs at least {dimension} pairs in dimension {dimension}, got {count}"
         )
     mean_d, inverse_dd, residual_N = _regress_odd(u_Nd, odd_N / (2 * radius_N), weights_N)
-    if count == dimension:
-        return mean_d, np.nan
     xp = array_namespace(u_Nd)
-    # A residual has 1 - leverage of the variance of its pair, where weights are inverse variances.
+    # A residual has 1 - leverage of the variance of its pair, where weights are inverse variances;
+    # all leverages together are the rank.
     spread_Nd = u_Nd @ like(inverse_dd, u_Nd)
     leverage_N = weights_N * xp.sum(spread_Nd * u_Nd, axis=1)
+    if float(xp.max(leverage_N)) > _LEVERAGE_MAX or float(xp.sum(leverage_N)) < dimension - 0.5:
+        return mean_d, np.nan
     square_N = (weights_N * residual_N) ** 2 * xp.sum(spread_Nd * spread_Nd, axis=1)
     return mean_d, float(xp.sum(square_N / (1 - leverage_N)))
 
@@ -341,7 +347,7 @@ def _median_of_means(
 def _geometric_median(points_Gd: np.ndarray) -> np.ndarray:
     """Minimise the sum of distances (Weiszfeld's iteration; a floor keeps distances positive)."""
     center_d = np.median(points_Gd, axis=0)
-    floor = np.finfo(float).eps * max(1.0, float(np.abs(points_Gd).max()))
+    floor = max(np.finfo(float).eps * float(np.abs(points_Gd).max()), _DISTANCE_MIN)
     for _ in range(_MEDIAN_STEPS):
         weight_G = 1 / np.maximum(np.linalg.norm(points_Gd - center_d, axis=1), floor)
         moved_d = weight_G @ points_Gd / weight_G.sum()
