@@ -30,10 +30,10 @@ def furthest(center, shape, radius, metric, ball_center):
     d = len(center)
     spread = radius * (np.eye(d) if shape is None else shape) * metric
     away = metric * (center - ball_center)
-    u = units(np.random.default_rng(0), d, 200)
+    u = units(np.random.default_rng(0), d, 60)
     u = np.concatenate([u, np.linalg.svd(spread)[0].T])
     u = np.concatenate([u, -u])
-    for _ in range(400):
+    for _ in range(200):
         u = (away + u @ spread) @ spread.T
         u /= np.linalg.norm(u, axis=1, keepdims=True)
     return np.linalg.norm(away + u @ spread, axis=1).max()
@@ -262,10 +262,10 @@ def test_a_long_axis_along_the_sphere_needs_less_room_than_its_length():
     outline = np.stack([0.1 * np.cos(angle), 0.9 * np.sin(angle)], axis=1)
     fits = [
         c
-        for c in np.linspace(0, 0.8, 8001)
+        for c in np.linspace(0, 0.8, 1601)
         if np.hypot(*(outline[::50] + np.array([c, 0])).T).max() < 1
     ]
-    assert frame.center[0] == pytest.approx(max(fits), abs=2e-4)
+    assert frame.center[0] == pytest.approx(max(fits), abs=6e-4)
     assert frame.center[0] > 1 - 0.9 + 0.2
     assert np.hypot(*(outline + frame.center).T).max() == pytest.approx(1, abs=1e-7)
 
@@ -455,7 +455,7 @@ def test_the_constrained_step_agrees_with_a_cone_program_in_a_ball():
 
 def test_the_constrained_step_is_the_best_of_a_grid_in_the_plane():
     rng = np.random.default_rng(7)
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 801)] * 2), axis=-1).reshape(-1, 2)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 401)] * 2), axis=-1).reshape(-1, 2)
     for bounds in ([(-1, 0.3), (-0.2, 1)], Ball([0.1, -0.1], 0.6)):
         space = Space([0.0, 0.0], bounds=bounds)
         for _ in range(10):

@@ -598,6 +598,23 @@ def test_tensors_give_the_same_points(cls):
     np.testing.assert_allclose(same.x, found.x, rtol=1e-9)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("cls", ALL)
+def test_points_on_the_device_are_the_same(cls):
+    import torch
+
+    bounds = [(-1, 1.5), (None, 2), (None, None)]
+    arrays = cls(np.ones(3), 500, pairs=3, bounds=bounds, rng=0)
+    tensors = cls(np.ones(3), 500, pairs=3, bounds=bounds, rng=0, device="cuda")
+
+    def on_device(points):
+        assert points.is_cuda and points.dtype == torch.float64
+        return torch.from_numpy(value(np.round(points.cpu().numpy(), 6))).cuda()
+
+    found = arrays.run(lambda x: value(np.round(x, 6)))
+    np.testing.assert_allclose(tensors.run(on_device).x, found.x, rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["zosgd", "spsa", "kernel", "mezo"])
 def test_one_call(name):
     problem = skew(3, rng=0)

@@ -668,3 +668,22 @@ def test_tensors_give_the_same_points():
     same = tensors.run(lambda points: torch.from_numpy(fun(points.numpy())))
     np.testing.assert_allclose(same.x, found.x, rtol=1e-9)
     assert isinstance(tensors, Optimizer) and isinstance(same.x, np.ndarray)
+
+
+@pytest.mark.gpu
+def test_points_on_the_device_are_the_same():
+    import torch
+
+    problem = skew(3, rng=1)
+    options = {**UNIT, "rng": 2, "bounds": [(-1, 1), (None, 2), (None, None)]}
+    arrays = TwoStage(problem.start, 3000, **options)
+    tensors = TwoStage(problem.start, 3000, **options, device="cuda")
+
+    def fun(points):
+        return problem.fun(points) + pseudo_noise(np.round(points, 6))
+
+    def on_device(points):
+        assert points.is_cuda and points.dtype == torch.float64
+        return torch.from_numpy(fun(points.cpu().numpy())).cuda()
+
+    np.testing.assert_allclose(tensors.run(on_device).x, arrays.run(fun).x, rtol=1e-9)
