@@ -29,6 +29,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,9 @@ COSTLY_PROBLEMS = ("skew", "rastrigin")
 
 FLOOR = 1e-12
 """Regrets below it are rounding errors and count as it."""
+TIME_UP = "time was up"
+TOO_SLOW, MISSING = "too slow", "not installed"
+"""Ends of a run that say nothing of its regret."""
 DIVERGED = 1e6
 """A mean or a ratio above it is shown as such."""
 
@@ -224,7 +228,7 @@ def play(run: Run, cap: float) -> dict[str, Any]:
     -------
     dict
         Fields of the run, ``regret`` (None if the point is not finite), ``evaluations``,
-        ``seconds`` of CPU time and ``status``: "ok", "too slow", or what went wrong.
+        ``seconds`` of CPU time and ``status``: "ok", `TOO_SLOW`, `MISSING` or what went wrong.
     """
     cell = run.cell
     rng = numpy_generator(run.seed, "peers", cell.problem, cell.dimension)
@@ -232,14 +236,20 @@ def play(run: Run, cap: float) -> dict[str, Any]:
     task = peers.Task(
         case.problem.start, case.scale, cell.budget, run.seed, case.bounds, case.constants
     )
-    objective = peers.Objective(case.evaluate, cell.budget, cap)
+    method = peers.METHODS[run.method]
     status, x = "ok", np.full(cell.dimension, np.nan)
+    # Loading a library is nothing that a run takes.
+    with contextlib.suppress(ImportError):
+        import_module(method.library)
+    objective = peers.Objective(case.evaluate, cell.budget, cap)
     begin = time.process_time()
     try:
         with np.errstate(all="ignore"):
-            x = peers.METHODS[run.method].run(objective, task)
+            x = method.run(objective, task)
     except peers.TooSlow:
-        status = "too slow"
+        status = TOO_SLOW
+    except ImportError:
+        status = MISSING
     # A library that fails is a result like any other, and must not end the benchmark.
     except Exception as error:
         status = f"{type(error).__name__}: {error}"
@@ -322,8 +332,10 @@ def left_out(method: str, cell: Cell, log: Log, cap: float) -> str:
         return "needs constants that the problem does not have"
     if chosen.costly and cell.problem not in COSTLY_PROBLEMS:
         return f"takes minutes: only on {' and '.join(COSTLY_PROBLEMS)}"
+    if cell.budget < chosen.least(cell.dimension):
+        return f"needs {chosen.least(cell.dimension):,.0f} evaluations"
     if cell.budget > chosen.most:
-        return f"only up to {chosen.most:,} evaluations"
+        return f"is run only up to {chosen.most:,} evaluations"
     seconds = cell.budget * log.seconds_per_evaluation(method, cell.dimension)
     if seconds > cap:
         return f"would take more than {cap:g} s a run"
@@ -361,7 +373,7 @@ def do_all(options: argparse.Namespace, log: Log) -> dict[tuple[str, str, int], 
                         todo.append(run)
             todo.sort(key=lambda run: peers.METHODS[run.method].costly)
             for run in _play_until(end, pool, todo, options, log):
-                reasons[run.method, run.cell.title, budget] = "time was up"
+                reasons[run.method, run.cell.title, budget] = TIME_UP
     return reasons
 
 
@@ -407,7 +419,15 @@ def regrets(log: Log, cell: Cell, method: str, options: argparse.Namespace) -> d
     found = {}
     for run in runs_of(cell, options):
         record = log.records.get(run.key)
-        if run.method == method and record is not None and record["status"] != "too slow":
+        if (
+            run.method == method
+            and record is not None
+            and record["status"]
+            not in (
+                TOO_SLOW,
+                MISSING,
+            )
+        ):
             regret = record["regret"]
             found[run.seed] = math.inf if regret is None else max(regret, FLOOR)
     return found
@@ -423,9 +443,14 @@ def cell_text(values: Iterable[float]) -> str:
     sample = np.array(list(values))
     if not len(sample):
         return ""
+    return f"{median_text(sample)} ({number(float(np.mean(sample)))})"
+
+
+def median_text(sample: Sequence[float]) -> str:
+    """Give the median and its interval, which few values do not have."""
     low, high = median_interval(sample)
     ends = f" [{number(low)}, {number(high)}]" if low > -math.inf else ""
-    return f"{number(float(np.median(sample)))}{ends} ({number(float(np.mean(sample)))})"
+    return number(float(np.median(sample))) + ends
 
 
 @dataclass
@@ -470,11 +495,10 @@ def summary(log: Log, options: argparse.Namespace) -> list[str]:
         if not found.ratios:
             rows.append([method, "", "", "", *[""] * len(budgets)])
             continue
-        low, high = median_interval(found.ratios)
         rows.append(
             [
                 method,
-                f"{number(float(np.median(found.ratios)))} [{number(low)}, {number(high)}]",
+                median_text(found.ratios),
                 str(found.wins),
                 str(found.losses),
                 *[
@@ -513,13 +537,18 @@ def gaps(
     log: Log, options: argparse.Namespace, reasons: dict[tuple[str, str, int], str]
 ) -> list[str]:
     """Say what was not run, what was cut off and what failed."""
-    by_reason: dict[tuple[str, str], set[int]] = defaultdict(set)
+    budgets_of: dict[tuple[str, str], set[int]] = defaultdict(set)
     for (method, _, budget), reason in reasons.items():
-        by_reason[method, reason].add(budget)
+        budgets_of[method, reason].add(budget)
+    methods_of: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for (method, reason), budgets in budgets_of.items():
+        at = ", ".join(f"{budget:,}" for budget in sorted(budgets))
+        methods_of[reason, at].append(method)
     lines = [
-        f"- {method}: not run at {', '.join(f'{b:,}' for b in sorted(budgets))} on some problems "
-        f"({reason})."
-        for (method, reason), budgets in by_reason.items()
+        f"- Not run at {at} on some or all problems, as each {reason}: {'; '.join(methods)}."
+        if reason != TIME_UP
+        else f"- Not run at {at} on some or all problems, as {reason}: {'; '.join(methods)}."
+        for (reason, at), methods in methods_of.items()
     ]
     failures: dict[tuple[str, str], int] = defaultdict(int)
     for cell in cells(options):
@@ -577,7 +606,7 @@ def _names(known: Iterable[str], separator: str) -> Callable[[str], list[str]]:
 
 
 QUICK = ["--problems", "skew,rastrigin", "--budgets", "300,1000", "--seeds", "2"]
-QUICK += ["--minutes", "0.8", "--cap", "5"]
+QUICK += ["--minutes", "0.8", "--cap", "10"]
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -602,9 +631,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="the page stays")
     options = parser.parse_args(arguments)
     if options.quick:
+        fast = [name for name, method in peers.METHODS.items() if not method.costly]
         given = list(sys.argv[1:] if arguments is None else arguments)
         given.remove("--quick")
-        options = parser.parse_args([*QUICK, "--dry-run", *given])
+        options = parser.parse_args([*QUICK, "--methods", ";".join(fast), "--dry-run", *given])
         if options.log == LOG:
             options.log = LOG.with_stem(LOG.stem + "-quick")
     if OURS not in options.methods:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from modicum.core.device import numpy_generator
+from modicum.zeroth.plan import minimum_budget
 
 
 class Spent(Exception):
@@ -144,10 +145,12 @@ class Method:
     ----------
     run
         Spends the objective and gives the recommended point.
-    ours
-        Whether it is a part of this package.
     tuned
         Whether it needs constants of the function.
+    library
+        Module that it comes from.
+    least
+        Gives the smallest budget that it takes in so many dimensions.
     most
         Largest budget it is run at.
     costly
@@ -155,8 +158,9 @@ class Method:
     """
 
     run: Run
-    ours: bool = False
     tuned: bool = False
+    library: str = "modicum.zeroth.minimize"
+    least: Callable[[int], float] = lambda dimension: 0
     most: float = math.inf
     costly: bool = False
 
@@ -363,7 +367,9 @@ def nevergrad_one_plus_one(objective: Objective, task: Task) -> np.ndarray:
 # noisyopt ----------------------------------------------------------------------------------------
 
 PROBES = 10
-"""Pairs from which the gains of noisyopt's SPSA are chosen."""
+"""Values and pairs from which the gains of noisyopt's SPSA are chosen."""
+SMALLEST = 0.1
+"""First perturbation in units of the scale where there is little noise."""
 FIRST_STEP = 0.1
 """Mean change of a coordinate in its first step, in units of the scale."""
 
@@ -382,15 +388,17 @@ def _global_seed(seed: int) -> Iterator[None]:
 def noisyopt_spsa(objective: Objective, task: Task) -> np.ndarray:
     """Run noisyopt's minimizeSPSA with factors after Spall 1998, as its documentation says.
 
-    Exponents are its defaults, .602 and .101; c = scale/sqrt(d), about the noise of a value where
-    both are 1 in few dimensions; a such that the first step changes a coordinate by a tenth of the
-    scale, from ten pairs that count. ``paired=False``; recommends ``x``, the last iterate.
+    Exponents are its defaults, .602 and .101; c is the standard deviation of ten values at the
+    start, between a tenth of the scale and the scale; a such that the first step changes a
+    coordinate by a tenth of the scale, from ten pairs. These values count. ``paired=False``;
+    recommends ``x``, the last iterate.
     """
     from noisyopt import minimizeSPSA
 
     rng = numpy_generator(task.seed, "probes")
     probes = min(PROBES, task.budget // 20)
-    c = task.deviation
+    repeats = objective.many(np.tile(task.start, (probes, 1)))
+    c = task.scale * min(1.0, max(SMALLEST, float(repeats.std(ddof=1)) / task.scale))
     signs = rng.choice([-1.0, 1.0], (probes, task.dimension))
     slope = objective.many(task.start + c * signs) - objective.many(task.start - c * signs)
     magnitude = float(np.abs(slope).mean()) / (2 * c)
@@ -478,9 +486,10 @@ def cobyqa_averaged(objective: Objective, task: Task) -> np.ndarray:
 
 # Optuna ------------------------------------------------------------------------------------------
 
-FINALISTS = 10
 FINAL_SHARE = 0.2
 """Share of the budget for re-evaluations of the best trials."""
+MOST_FINALISTS, FEWEST_REPEATS = 10, 10
+"""How many trials are evaluated again at most, and how often at least."""
 
 
 def _optuna(objective: Objective, task: Task, sampler: Any) -> np.ndarray:
@@ -498,7 +507,8 @@ def _optuna(objective: Objective, task: Task, sampler: Any) -> np.ndarray:
     for _ in range(round((1 - FINAL_SHARE) * task.budget)):
         trial = study.ask(space)
         study.tell(trial, objective([trial.params[name] for name in names]))
-    best = sorted(study.trials, key=lambda trial: trial.value)[:FINALISTS]
+    finalists = max(1, min(MOST_FINALISTS, objective.left // FEWEST_REPEATS))
+    best = sorted(study.trials, key=lambda trial: trial.value)[:finalists]
     points = np.array([[trial.params[name] for name in names] for trial in best])
     repeats = objective.left // len(points)
     values = objective.many(np.repeat(points, repeats, 0)).reshape(len(points), repeats)
@@ -509,8 +519,8 @@ def optuna_tpe(objective: Objective, task: Task) -> np.ndarray:
     """Run Optuna's multivariate TPE in a cube, the start as first trial.
 
     ``best_trial`` would be a lucky one; as Optuna's recipe says, the best trials are evaluated
-    again: a fifth of the budget goes to the ten best, and the one with the best mean of the new
-    values is recommended.
+    again: a fifth of the budget goes to the best ten (fewer where that is less than ten values
+    each), and the one with the best mean of the new values is recommended.
     """
     from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import TPESampler
@@ -524,7 +534,7 @@ def optuna_tpe(objective: Objective, task: Task) -> np.ndarray:
 def optuna_gp(objective: Objective, task: Task) -> np.ndarray:
     """Run Optuna's GPSampler in a cube, which fits the noise, the start as first trial.
 
-    Recommends as with TPE: a fifth of the budget for new values of the ten best trials.
+    Recommends as with TPE: a fifth of the budget for new values of the best trials.
     """
     from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import GPSampler
@@ -593,26 +603,28 @@ def _fitted(x: Any, y: Any, bounds: Any) -> Any:
 
 
 METHODS = {
-    "adaptive": Method(adaptive, ours=True),
-    "adaptive, known": Method(adaptive_known, ours=True, tuned=True),
-    "two-stage": Method(two_stage, ours=True, tuned=True),
-    "ZOSGD, tuned": Method(zosgd_tuned, ours=True, tuned=True),
-    "ZOSGD": Method(zosgd, ours=True),
-    "SPSA (.602, .101)": Method(spsa_practical, ours=True),
-    "SPSA (1, 1/6)": Method(spsa_asymptotic, ours=True),
-    "KernelZO": Method(kernel, ours=True),
-    "cma": Method(cma_es),
-    "cma, population × 10": Method(cma_large),
-    "cma, noise handler": Method(cma_noise_handler),
-    "nevergrad TBPSA": Method(nevergrad_tbpsa),
-    "nevergrad NGOpt": Method(nevergrad_ngopt),
-    "nevergrad SPSA": Method(nevergrad_spsa),
-    "nevergrad OptimisticNoisy(1+1)": Method(nevergrad_one_plus_one),
-    "noisyopt SPSA": Method(noisyopt_spsa),
-    "noisyopt Compass": Method(noisyopt_compass),
-    "COBYQA": Method(cobyqa),
-    "COBYQA, averaged": Method(cobyqa_averaged),
-    "Optuna TPE": Method(optuna_tpe, most=1_000),
-    "Optuna GP": Method(optuna_gp, most=300, costly=True),
-    "BoTorch noisy EI": Method(botorch_noisy_ei, most=300, costly=True),
+    "adaptive": Method(adaptive),
+    "adaptive, known": Method(adaptive_known, tuned=True),
+    "two-stage": Method(two_stage, tuned=True, least=minimum_budget),
+    "ZOSGD, tuned": Method(zosgd_tuned, tuned=True),
+    "ZOSGD": Method(zosgd),
+    "SPSA (.602, .101)": Method(spsa_practical),
+    "SPSA (1, 1/6)": Method(spsa_asymptotic),
+    "KernelZO": Method(kernel),
+    "cma": Method(cma_es, library="cma"),
+    "cma, population × 10": Method(cma_large, library="cma"),
+    "cma, noise handler": Method(cma_noise_handler, library="cma"),
+    "nevergrad TBPSA": Method(nevergrad_tbpsa, library="nevergrad"),
+    "nevergrad NGOpt": Method(nevergrad_ngopt, library="nevergrad"),
+    "nevergrad SPSA": Method(nevergrad_spsa, library="nevergrad"),
+    "nevergrad OptimisticNoisy(1+1)": Method(nevergrad_one_plus_one, library="nevergrad"),
+    "noisyopt SPSA": Method(noisyopt_spsa, library="noisyopt"),
+    "noisyopt Compass": Method(noisyopt_compass, library="noisyopt"),
+    "COBYQA": Method(cobyqa, library="cobyqa"),
+    "COBYQA, averaged": Method(cobyqa_averaged, library="cobyqa"),
+    "Optuna TPE": Method(optuna_tpe, library="optuna", most=1_000),
+    "Optuna GP": Method(optuna_gp, library="optuna", most=300, costly=True),
+    "BoTorch noisy EI": Method(
+        botorch_noisy_ei, library="botorch.acquisition", most=300, costly=True
+    ),
 }
