@@ -24,13 +24,16 @@ class RunningCurvature:
     Attributes
     ----------
     middle
-        Mean of ``z^T H z / 2``, half the Hessian's trace.
+        Mean of ``z^T H z / 2``, half the Hessian's trace; ``None`` before the first step.
+    count
+        Steps that the mean has seen: it is their plain mean as long as they are few.
     share, noise
         Weight of all measurements in the diagonal's buffers, and the variance that chance alone
         gives their entries.
     """
 
     middle: float | None = None
+    count: int = 0
     share: float = 0.0
     noise: float = 0.0
 
@@ -38,6 +41,8 @@ class RunningCurvature:
         self, curvatures: Sequence[float], dimension: int, spread: float
     ) -> tuple[tuple[float, ...], tuple[float, float]]:
         """Return each curvature less the mean so far, and (mean, weight) of the diagonal.
+
+        In the first step there is no mean, and nothing to learn.
 
         Parameters
         ----------
@@ -51,17 +56,16 @@ class RunningCurvature:
         finite = [value for value in curvatures if math.isfinite(value)]
         middle = self.middle
         if finite:
-            mean = sum(finite) / len(finite)
-            self.middle = mean if middle is None else middle + CURVATURE_RATE * (mean - middle)
+            self.count += 1
+            rate = max(CURVATURE_RATE, 1 / self.count)
+            self.middle = (1 - rate) * (middle or 0.0) + rate * sum(finite) / len(finite)
         weight = max(0.0, 1.0 - self.noise / spread) if spread > 0 else 0.0
         diagonal = (_single(2.0 * (middle or 0.0) / dimension), _single(weight))
         if middle is None:
-            return tuple(0.0 for _ in curvatures), diagonal
+            return (), diagonal
         # The mean is that of other directions, so taking it off adds no bias and much precision.
-        return (
-            tuple(_single(v - middle) if math.isfinite(v) else 0.0 for v in curvatures),
-            diagonal,
-        )
+        excesses = (_single(value - middle) for value in curvatures)
+        return tuple(value if math.isfinite(value) else 0.0 for value in excesses), diagonal
 
     def learned(self, excesses: Sequence[float]) -> None:
         """Account for a step whose excesses went into the buffers."""

@@ -70,7 +70,7 @@ class StepRecord:
         Standard deviation of a coordinate's perturbation.
     curvatures
         For ``precond="diag"``: each direction's excess of curvature over the running mean, in
-        float32, with which the diagonal is updated; empty otherwise.
+        float32, with which the diagonal is updated; empty otherwise and in the first step.
     diagonal
         For ``precond="diag"``: mean curvature and weight of the measured diagonal in this step.
     loss
@@ -131,7 +131,7 @@ class ZOOptimizer(torch.optim.Optimizer):
     process_group
         ``"world"`` or a group of `torch.distributed`: its processes, with the same parameters,
         share a step's directions, each evaluating `pairs` of its own, and exchange only
-        (direction, slope, loss).
+        (direction, slope, loss) of each pair.
     backend
         As in `modicum.zeroth.torch.kernels.add_noise`.
 
@@ -482,7 +482,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         for parameter, _ in self._trained():
             measured = self._buffer(parameter, "curvature").double()
             total += float(measured.sum())
-            square += float(measured.square_().sum())
+            square += float(measured.square().sum())
         return max(0.0, square / self.dimension - (total / self.dimension) ** 2)
 
     # The radius ---------------------------------------------------------------------------------
@@ -672,13 +672,11 @@ def decay_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str,
 
 
 def _slope(losses: Sequence[float], epsilon: float, length: float) -> list[float]:
-    """Return (slope, mean loss, curvature) of a pair's losses; the last without a middle is NaN."""
-    plus, minus = losses[:2]
+    """Return (slope, mean loss) of a pair's losses, and its curvature if there is a middle."""
+    plus, minus, *middle = losses
     slope = _float32((plus - minus) / (2 * epsilon) * length)
     mean = (plus + minus) / 2
-    if len(losses) == 2:
-        return [slope, mean, math.nan]
-    return [slope, mean, (mean - losses[2]) / (epsilon * length) ** 2]
+    return [slope, mean, *((mean - value) / (epsilon * length) ** 2 for value in middle)]
 
 
 def _add_scaled(target: torch.Tensor, source: torch.Tensor, scale: float) -> None:
