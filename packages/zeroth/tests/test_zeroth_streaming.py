@@ -518,6 +518,30 @@ def test_nothing_outside_the_bounds_is_evaluated(cls, bounds, scale):
     assert np.linalg.norm(found.x - best) < 0.7 * np.linalg.norm(best)
 
 
+@pytest.mark.parametrize("bounds", [[(-1, 0.1), (0, 3), (-5, 5)], Ball([0.0] * 3, 1.0)])
+def test_pairs_that_had_to_shrink_give_the_same_gradient(bounds):
+    # A linear function and complete orthogonal blocks, for which an estimate is exact.
+    gradient = np.array([1.0, -2.0, 0.5])
+    method = ZOSGD(
+        np.zeros(3),
+        100,
+        pairs=6,
+        radius=2.0,
+        max_radius=2.0,
+        step_size=0.01,
+        scale=[1.0, 2.0, 0.5],
+        bounds=bounds,
+        directions="orthogonal",
+        rng=0,
+    )
+    asked = method.ask()
+    method.tell(asked, asked.points @ gradient)
+    metric = np.array([1.0, 2.0, 0.5])
+    step = -method._step_size(0) * gradient * metric
+    expected = method.space.project(step)
+    np.testing.assert_allclose(method.state.x, expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("cls", [ZOSGD, SPSA])
 def test_a_run_that_diverges_says_so_and_ends(cls):
     method = cls(np.ones(2), 20_000, step_size=30.0, rng=0)

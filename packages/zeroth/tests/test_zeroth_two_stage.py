@@ -8,6 +8,7 @@ from scipy.special import gammaincinv
 from modicum.zeroth.directions import draw_directions
 from modicum.zeroth.errors import ZerothWarning
 from modicum.zeroth.methods import two_stage
+from modicum.zeroth.methods.coordinate_design import CoordinateDesign
 from modicum.zeroth.methods.two_stage import TwoStage
 from modicum.zeroth.methods.zosgd import ZOSGD
 from modicum.zeroth.optimizer import Optimizer
@@ -525,6 +526,47 @@ def test_nothing_outside_the_bounds_is_evaluated_and_the_constrained_optimum_is_
     assert found.fun == pytest.approx(float(value(found.x[None])[0]), abs=6 * found.fun_std + 1e-3)
 
 
+@pytest.mark.parametrize("geometry", ["ellipsoid", "isotropic"])
+def test_an_ellipsoid_that_does_not_fit_still_gives_the_exact_step(geometry):
+    # Without noise, but with radii for much of it, on a quadratic: complete orthogonal blocks give
+    # its gradient exactly, whatever shape is left of the ellipsoid; so the minimiser is exact.
+    hessian = np.array([[3.0, 1.0, 0.0], [1.0, 2.0, -1.0], [0.0, -1.0, 4.0]])
+    optimum = np.array([0.9, -0.3, 0.1])
+    bounds = [(-1.0, 0.5), (-0.4, 0.6), (-0.2, 3.0)]
+
+    def fun(points):
+        away = points - optimum
+        return 5 + 0.5 * np.einsum("ni,ij,nj->n", away, hessian, away)
+
+    options = {
+        "noise": 1.0,
+        "strong_convexity": 0.5,
+        "hessian_lipschitz": 0.01,
+        "bounds": bounds,
+        "geometry": geometry,
+        "directions": "orthogonal",
+        "rng": 0,
+    }
+    method = TwoStage(np.zeros(3), 9000, **options)
+    assert method.plan.n_g % 3 == 0 and method.plan.radii.gradient > 2
+    found = method.run(fun)
+    x = np.zeros(3)
+    for _ in range(2000):
+        x = np.clip(x - 0.1 * hessian @ (x - optimum), *np.transpose(bounds))
+    assert x[0] == 0.5
+    # The same value comes out wherever it was measured (bounds may move the pairs elsewhere).
+    again = TwoStage(np.zeros(3), 9000, **options)
+    while again.state.stage != two_stage.GRADIENT:
+        asked = again.ask()
+        again.tell(asked, fun(asked.points))
+    again.state.center = np.array([0.1, -0.2, 0.3])
+    again.state.known["fun"] = float(fun(again.state.center[None])[0])
+    assert again.run(fun).fun == pytest.approx(found.fun, abs=1e-9)
+    np.testing.assert_allclose(found.x, x, atol=1e-9)
+    np.testing.assert_allclose(found.hess, hessian, atol=1e-9)
+    assert found.fun == pytest.approx(float(fun(x[None])[0]), abs=1e-9)
+
+
 def test_fixed_coordinates_stay():
     seen = []
 
@@ -567,6 +609,32 @@ def test_lost_units_do_not_bias():
     found = method.run(fun)
     assert method.lost > 100
     assert problem.regret(found.x) < 10 * found.predicted_regret
+
+
+def test_lost_values_count_as_none():
+    lost = np.random.default_rng(0)
+    method = TwoStage(np.zeros(2), 3000, **UNIT, rng=0)
+    found = method.run(lambda x: np.where(lost.random(len(x)) < 0.02, np.nan, 7.0))
+    assert method.lost > 20
+    assert found.fun == pytest.approx(7, abs=1e-12)
+    np.testing.assert_array_equal(found.jac, 0)
+
+
+def test_a_unit_that_was_lost_altogether_has_no_slope_and_no_curvature():
+    design = CoordinateDesign(np.ones(2), np.full(2, 0.5), 3, np.full(2, 0.25), 4)
+    assert design.units == 2 + 1 + 2 + 1 and design.total == 8 + 3 + 6 + 3
+    sums, totals = np.zeros(6), np.zeros(6)
+    for piece in design.pieces(0, 1000):
+        points = design.points(piece)
+        values = 10 + 3 * points[:, 0] + points[:, 1] ** 2 + points[:, 0] * points[:, 1]
+        # All pairs along the first coordinate.
+        lost = (np.abs(points[:, 0] - 1) > 0.1) & (points[:, 1] == 1)
+        values[lost] = np.nan
+        design.add(piece, values, np.ones(piece.count), sums, totals)
+    means = design.means(sums, totals)
+    assert means.value == pytest.approx(15)
+    np.testing.assert_allclose(means.gradient, [0, 3])
+    np.testing.assert_allclose(means.hessian, [[0, 1], [1, 2]], atol=1e-12)
 
 
 def test_told_deviations_weight_the_values():
