@@ -4,6 +4,15 @@ The public names of the room; each module's text says what it does. Needs torch:
 ``pip install "modicum-zeroth[torch]"``.
 """
 
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as missing:
+    if missing.name != "torch":
+        raise
+    raise ImportError(
+        'zeroth-order steps of modules need torch: pip install "modicum-zeroth[torch]"'
+    ) from missing
+
 from modicum.zeroth.torch.batched import BatchedLoss, BoundLoss, batched_module_loss
 from modicum.zeroth.torch.kernels import add_noise
 from modicum.zeroth.torch.noise import RNG_ALGORITHM, Slot, normals

@@ -235,6 +235,18 @@ class ZOOptimizer(torch.optim.Optimizer):
         """Distance of the perturbed points, ``epsilon √d``."""
         return None if self.epsilon is None else self.epsilon * math.sqrt(self.dimension)
 
+    @property
+    def estimate_norm(self) -> float:
+        """Length of the last step's estimate of the gradient; NaN before the first.
+
+        Directions are taken as orthogonal and of length ``√d``, which they nearly are.
+        """
+        if self.last is None:
+            return math.nan
+        slopes = [slope for slope in self.last.scalars if slope is not None]
+        total = sum(slope**2 for slope in slopes)
+        return math.sqrt(self.dimension * total) / len(slopes) if slopes else math.nan
+
     def named(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Give all parameters in the order of their noise, by name or else by number."""
         number = 0

@@ -187,7 +187,8 @@ class TrajectoryWriter:
 
     def _record(self) -> None:
         record = self.optimizer.last
-        assert record is not None
+        if record is None or record is self._last:
+            return  # the call of an engine that has made its step already
         settings = _settings(self.optimizer)
         if settings != self._settings:
             self._write(_settings_json(settings))
