@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 from math import inf, pi, sqrt
@@ -133,6 +134,14 @@ def test_noise_is_gaussian_independent_and_reproducible(problem):
     for wrong in (-1.0, float("nan")):
         with pytest.raises(ValueError, match="sigma must be at least 0"):
             problem.noisy(wrong)
+
+
+def test_problems_travel_to_other_processes(problem):
+    x = points(problem)
+    noisy = problem.noisy(0.5, 3)
+    copy = pickle.loads(pickle.dumps(noisy))
+    assert copy(x).tolist() == noisy(x).tolist()
+    assert copy.problem.name == problem.name
 
 
 # Constants ---------------------------------------------------------------------------------------

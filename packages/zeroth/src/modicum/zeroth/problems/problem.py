@@ -113,6 +113,8 @@ class Problem(ABC):
 class NoisyValues:
     """Values of a problem with independent Gaussian noise: ``fun(x) -> y``, vectorised.
 
+    A copy draws the same numbers, also one that was sent to another process.
+
     Parameters
     ----------
     problem
