@@ -169,11 +169,13 @@ def largest_curvature(problem: Problem) -> float:
 
 def constants(found: Case) -> dict[str, float]:
     """Give what a method that knows the function's constants is told."""
-    return {
+    known = {
         "noise": found.noise,
         "strong_convexity": found.problem.strong_convexity,
         "hessian_lipschitz": found.problem.hessian_lipschitz,
     }
+    # The Hessian of a parabola does not change, and no radius is too large.
+    return {name: value for name, value in known.items() if value > 0}
 
 
 def _spend(optimizer: Optimizer, found: Case, seed: int) -> tuple[np.ndarray, float]:
