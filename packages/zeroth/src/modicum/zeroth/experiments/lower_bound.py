@@ -24,7 +24,7 @@ from modicum.zeroth.problems import LowerBoundInstance, lower_bound_instance
 
 DIMENSIONS, QUICK_DIMENSIONS = (1, 3, 10), (1, 3)
 BUDGETS, QUICK_BUDGETS = (10_000, 100_000, 1_000_000), (3_000, 30_000)
-SEEDS, QUICK_SEEDS = 40, 20
+SEEDS, QUICK_SEEDS = 40, 15
 
 CONSTANTS: dict[str, Any] = {"strong_convexity": 1.0, "hessian_lipschitz": 1.0, "noise": 1.0}
 DISTANCE = 1.0
