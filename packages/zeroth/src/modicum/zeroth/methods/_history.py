@@ -19,6 +19,7 @@ __all__ = ["Gradient", "GradientHistory", "combine_gradients"]
 ROUNDS_KEPT = 12
 BIAS_MEMORY = 3.0
 """Biases of two radii that differ by this factor (natural logarithm, halved) are alike no more."""
+RIDGE = 1e-13
 CONTRADICTION = 2.0
 """Standard deviations of the squared distance from which old gradients contradict new ones."""
 
@@ -120,7 +121,11 @@ def _weigh(items: list[Gradient], bias_rate_square: float) -> Combined:
     alike_KK = np.exp(-np.abs(log_K[:, None] - log_K[None, :]) / (2 * BIAS_MEMORY))
     rate = bias_rate_square / values_Kd.shape[1]
     bias_KK = rate * np.outer(radius_K, radius_K) * alike_KK
-    weights_K = np.linalg.solve(noise_KK + bias_KK, np.ones(len(items)))
+    total_KK = noise_KK + bias_KK
+    # Without noise the covariance is singular.
+    largest = max(float(np.diag(total_KK).max()), np.finfo(float).tiny)
+    np.einsum("kk->k", total_KK)[...] += RIDGE * largest
+    weights_K = np.linalg.solve(total_KK / largest, np.ones(len(items)))
     weights_K /= weights_K.sum()
     return Combined(
         weights_K @ values_Kd,
