@@ -1,3 +1,4 @@
+import doctest
 import inspect
 import io
 import pickle
@@ -370,7 +371,7 @@ def test_a_method_without_an_argument_says_so_unless_it_is_the_default(FixedRadi
             super().__init__(x0, budget, scale=scale, rng=rng)
 
     assert minimize(bowl, [0.0], 100, method=Narrow, rng=1).status == 0
-    given = {"noise": None, "paired": False, "directions": "".join(["sph", "ere"])}
+    given = {"noise": None, "paired": False, "directions": None}
     assert minimize(bowl, [0.0], 100, method=Narrow, rng=1, **given).status == 0
     with pytest.raises(ValueError, match="method 'narrow' has no option 'paired'"):
         minimize(bowl, [0.0], 100, method=Narrow, paired=True)
@@ -400,6 +401,20 @@ def test_every_method_has_a_name_and_the_arguments_of_the_base():
         assert issubclass(cls, Optimizer)
         assert cls.name == name
     assert method_class(cls) is cls
+
+
+def test_directions_are_the_methods_own_unless_given(call, FixedRadius):
+    class Own(FixedRadius):
+        name = "own"
+
+        def __init__(self, x0, budget, *, directions="rademacher", **settings):
+            kinds.append(directions)
+            super().__init__(x0, budget, directions=directions, **settings)
+
+    kinds = []
+    call(method=Own)
+    call(method=Own, directions="sphere")
+    assert kinds == ["rademacher", "sphere"]
 
 
 def test_bounds_hold_for_every_evaluation_and_the_result(call):
@@ -485,6 +500,69 @@ def test_what_a_scipy_method_does_not_use_is_named(FixedRadius):
         scipy.optimize.minimize(bowl, np.zeros(2), method=method, options={"maxiter": 3})
     with pytest.raises(ValueError, match="did you mean 'spsa'"):
         scipy_method("spa")
+
+
+# The default method -------------------------------------------------------------------------------
+
+
+def noisy_bowl(seed):
+    noise = np.random.default_rng(seed)
+    seen = []
+
+    def fun(x):
+        seen.append(((x - 0.5) ** 2).sum() + 0.3 * noise.standard_normal())
+        return seen[-1]
+
+    return fun, seen
+
+
+def test_the_default_method_and_what_the_smallest_value_is_worth():
+    fun, seen = noisy_bowl(0)
+    result = minimize(fun, np.zeros(3), 4000, rng=1)
+    assert (result.method, result.status) == ("adaptive", 0)
+    assert len(seen) == result.nfev <= 4000
+    # Regret of a tenth of the start's 0.75 would be a very bad day: it is about 1e-4.
+    assert ((result.x - 0.5) ** 2).sum() < 0.075
+    assert result.predicted_regret < 0.01
+    # The minimum is 0. The smallest of thousands of values with noise 0.3 is far below it, and the
+    # model's value is not.
+    assert min(seen) < -0.5
+    assert abs(result.fun) < 8 * result.fun_std < 0.3
+    assert result.noise_std == pytest.approx(0.3, rel=0.2)
+    np.testing.assert_allclose(result.hess, 2 * np.eye(3), atol=0.5)
+    assert set(result) >= FIELDS
+    assert "success: True" in repr(result)
+
+
+def test_scipy_runs_the_default_method_as_we_do():
+    found = scipy.optimize.minimize(
+        noisy_bowl(0)[0], np.zeros(3), method=scipy_method(budget=2000, rng=1)
+    )
+    assert found.x.tobytes() == minimize(noisy_bowl(0)[0], np.zeros(3), 2000, rng=1).x.tobytes()
+
+
+def test_a_warning_in_scipy_points_to_the_users_line():
+    with pytest.warns(ZerothWarning) as caught:
+        scipy.optimize.minimize(lambda x: 1.0, np.zeros(2), method=scipy_method(budget=300, rng=1))
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_the_default_method_takes_its_options_and_names_its_smallest_budget():
+    fun, _ = noisy_bowl(0)
+    assert minimize(fun, np.zeros(3), 1000, rng=1, hessian="diag", order=5).status == 0
+    with pytest.raises(ValueError, match=r"at least \d+ for method 'adaptive' in 3 dim.*, not 20"):
+        minimize(fun, np.zeros(3), 20)
+    with pytest.raises(ValueError, match="'foo'"):
+        minimize(fun, np.zeros(3), 1000, hessian="foo")
+
+
+def test_the_examples_of_the_docstrings(monkeypatch):
+    module = sys.modules["modicum.zeroth.minimize"]
+    monkeypatch.setattr("modicum.zeroth.minimize", minimize, raising=False)
+    monkeypatch.setattr("modicum.zeroth.scipy_method", scipy_method, raising=False)
+    results = doctest.testmod(module)
+    assert results.attempted >= 10
+    assert results.failed == 0
 
 
 # What a person sees -------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def minimize(
     vectorized: bool = False,
     workers: Any = 1,
     paired: bool = False,
-    directions: str = "sphere",
+    directions: str | None = None,
     hessian: str = "full",
     order: int = 3,
     rng: Any = None,
@@ -147,7 +147,8 @@ def minimize(
     paired
         Whether `fun` takes ``seed=``, the same for both sides of a pair (common random numbers).
     directions
-        ``"sphere"``, ``"orthogonal"``, ``"gaussian"``, ``"rademacher"`` or ``"coordinate"``.
+        ``"sphere"``, ``"orthogonal"``, ``"gaussian"``, ``"rademacher"`` or ``"coordinate"``; None
+        for the method's own.
     hessian, order
         Options of the adaptive method.
     rng
@@ -363,7 +364,8 @@ def _accepted(cls: type[Optimizer], **given: Any) -> dict[str, Any]:
         same = value is default or (np.isscalar(value) and value == default)
         if name not in known and not same:
             raise ValueError(f"method {cls.name!r} has no option {name!r}")
-    return {name: value for name, value in given.items() if name in known}
+    # None stands for the method's own default.
+    return {name: value for name, value in given.items() if name in known and value is not None}
 
 
 def _split_options(
@@ -415,9 +417,11 @@ def scipy_method(
     >>> import numpy as np
     >>> from scipy.optimize import minimize
     >>> from modicum.zeroth import scipy_method
-    >>> result = minimize(lambda x: np.sum(x**2), [1.0, 2.0],
-    ...                   method=scipy_method("adaptive", budget=2000, rng=0))
-    >>> bool(np.all(abs(result.x) < 1e-3))
+    >>> noise = np.random.default_rng(0)
+    >>> def fun(x):
+    ...     return np.sum((x - 0.5) ** 2) + 0.1 * noise.standard_normal()
+    >>> result = minimize(fun, [0.0, 0.0], method=scipy_method("adaptive", budget=4000, rng=1))
+    >>> bool(np.all(abs(result.x - 0.5) < 0.1))
     True
     """
     cls = method_class(method)
