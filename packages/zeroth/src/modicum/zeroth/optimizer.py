@@ -63,6 +63,8 @@ JUDGED_UNITS = 20
 a lost round."""
 
 _SCHEMA = 1
+# Modules that stand between a warning and the code of the user.
+_INSIDE = ("modicum.zeroth", "scipy.optimize")
 _SEED_LIMIT = 2**63
 
 
@@ -192,7 +194,7 @@ class Optimizer(ABC):
     nfev
         Evaluations issued.
     nit
-        Rounds closed.
+        Batches of points that were answered; some of them may leave no record in `trace`.
     lost, retried, repeated, duplicates, late
         Units lost; evaluations issued again after a failure; further measurements of a point that
         was told already; values told twice, and values told after their round, which change
@@ -802,7 +804,7 @@ def _outside() -> int:
     """Give the `stacklevel` at which a warning of `_warn` points to the user's own code."""
     frame = inspect.currentframe()
     level = 0
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("modicum.zeroth"):
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_INSIDE):
         frame = frame.f_back
         level += 1
     return level

@@ -89,10 +89,11 @@ def optimize_result(
     Returns
     -------
     scipy.optimize.OptimizeResult
-        ``x``; ``fun``, ``fun_std`` (model estimate there and its standard deviation); ``nfev``,
-        ``nit`` (evaluations issued, rounds); ``success``, ``status``, ``message`` (0: budget spent,
-        1: stopped by the callback, 2: interrupted or not finished, 3: too many lost values);
-        ``jac``, ``jac_cov_trace``, ``hess``; ``noise_std``, ``hessian_lipschitz``,
+        ``x``; ``fun``, ``fun_std`` (model estimate there and its standard deviation); ``nfev``
+        (evaluations issued); ``nit`` (batches of points answered, some of which, such as repeated
+        values at the start, may have no record in the trace); ``success``, ``status``, ``message``
+        (0: budget spent, 1: stopped by the callback, 2: interrupted or not finished, 3: too many
+        lost values); ``jac``, ``jac_cov_trace``, ``hess``; ``noise_std``, ``hessian_lipschitz``,
         ``strong_convexity`` (known or estimated); ``predicted_regret``,
         ``predicted_regret_terms``; ``radius``; ``trace``; ``plan`` (of methods that have one);
         ``method``, ``seed``, ``lost``, ``retried``, ``warnings``.
