@@ -52,6 +52,8 @@ OPTIONAL = {
     "matplotlib": r"modicum\.\w+\.plots(\..*)?|modicum\.core\.(report|experiment)(\..*)?",
     "transformers": r"modicum\.core\.watermark\.causal_lm",
     "packaging": r"modicum\.core\.cli",
+    # A problem whose data come with the library.
+    "sklearn": r"modicum\.zeroth\.problems\.logistic",
 }
 # A method's configuration may hand out its form for an engine, which it imports when asked.
 DOORS = {
@@ -66,6 +68,9 @@ DOORS = {
     ("modicum.testtime.extract", "modicum.testtime.integrations.math_verify"),
     ("modicum.testtime.results", "modicum.testtime.integrations.datasets"),
     ("modicum.testtime.verifiers", "modicum.testtime.integrations.reward_model"),
+    ("modicum.zeroth.executors", "modicum.zeroth.integrations.dask"),
+    ("modicum.zeroth.executors", "modicum.zeroth.integrations.joblib"),
+    ("modicum.zeroth.executors", "modicum.zeroth.integrations.ray"),
 }
 IMPORT_NAME_OF = {"pillow": "PIL", "scikit-learn": "sklearn"}
 
