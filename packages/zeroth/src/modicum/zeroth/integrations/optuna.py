@@ -51,7 +51,7 @@ _RUN = "modicum-zeroth:run"
 _POINT = "modicum-zeroth:point"
 _LATE = "modicum-zeroth:late"
 _SEEDS = 2**31
-DEFAULT_SCALE = 0.25
+DEFAULT_SCALE = 1 / 6  # as the standard deviation with which Optuna's own CmaEsSampler begins
 DEFAULT_RETRIES = 2
 
 
