@@ -40,7 +40,7 @@ WORD = 1 << 32
 BLOCK = 4
 """Normals of one block of the generator."""
 
-CPU_CHUNK, DEVICE_CHUNK = 1 << 16, 1 << 22
+CPU_CHUNK, DEVICE_CHUNK = 1 << 15, 1 << 22
 """Elements whose noise exists at once: what a core's cache holds, and what keeps a device busy."""
 
 # -2 ln(u) for u in (0, 1]: u = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and
@@ -202,7 +202,7 @@ def _blocks(slot: Slot) -> int:
     return -(-(slot.start + slot.count) // BLOCK) - slot.start // BLOCK
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def chunk_noise(slots: tuple[Slot, ...], seed: int, device: torch.device) -> Chunk:
     """Return the `Chunk` of some slots; the last few are kept, which is all a small model has."""
     return Chunk(slots, seed, device)

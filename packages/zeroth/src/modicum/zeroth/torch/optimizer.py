@@ -200,6 +200,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._measured_at: int | None = None
         self._curvature = RunningCurvature()
         self._agreed = False
+        self._warned = False
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__(params, defaults)
         if radius is not None and self.auto is None:
@@ -391,9 +392,11 @@ class ZOOptimizer(torch.optim.Optimizer):
         slopes = [record.scalars[k] / len(kept) for k in kept]  # type: ignore[operator]
         if kept:
             self._move(record, numbers, slopes)
-        else:
+        elif not self._warned:
+            self._warned = True
             warnings.warn(
-                f"no pair of step {self.steps} had finite losses: the parameters stay",
+                f"no pair of step {self.steps} had finite losses: the parameters stay as they are "
+                "in such a step, which is not said again",
                 ZerothWarning,
                 stacklevel=3,
             )
@@ -646,6 +649,7 @@ class ZOOptimizer(torch.optim.Optimizer):
 _KEPT = (
     "auto", "pairs", "directions", "seed", "precond", "paired", "perturb", "backend", "epsilon",
     "steps", "dropped", "last", "_next_direction", "_measured_at", "_curvature", "_agreed",
+    "_warned",
 )  # fmt: skip
 
 

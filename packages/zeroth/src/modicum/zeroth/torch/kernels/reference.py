@@ -42,6 +42,9 @@ def add_noise(
             here = slice(at, at + slot.count)
             if shapes is not None:
                 part.mul_(shapes[index].view(-1)[here])
-            # Each step rounds by itself; torch.add with alpha could fuse two of them.
-            value = sources[index].view(-1)[here].to(precise) * decay
-            targets[index].view(-1)[here].copy_(value.add_(part))
+            source, target = sources[index].view(-1)[here], targets[index].view(-1)[here]
+            if decay == 1.0 and dtype == precise:
+                torch.add(source, part, out=target)
+            else:
+                # Each operation rounds by itself; torch.add with a factor could fuse two of them.
+                target.copy_((source.to(precise) * decay).add_(part))
