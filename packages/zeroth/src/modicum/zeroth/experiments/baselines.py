@@ -99,8 +99,8 @@ def _against_the_best(regrets: Regrets, columns: list[tuple[str, int]]) -> Claim
     )
 
 
-def _no_gains_for_all(regrets: Regrets, columns: list[tuple[str, int]]) -> list[Claim]:
-    """Show where each sequence of gains fails."""
+def _no_gains_for_all(regrets: Regrets, columns: list[tuple[str, int]], quick: bool) -> list[Claim]:
+    """Show where each sequence of gains fails; small budgets cannot decide it."""
     claims = []
     for name in ("spsa", "spsa-asymptotic"):
         ratios = {column: _ratio(regrets, name, "adaptive", column) for column in columns}
@@ -113,10 +113,10 @@ def _no_gains_for_all(regrets: Regrets, columns: list[tuple[str, int]]) -> list[
                 paper=None,
                 measured=ratio,
                 interval=interval,
-                holds=ratio >= BEHIND,
+                holds=None if quick else ratio >= BEHIND,
                 unit="times the default's regret",
                 note=f"worst of {len(ratios)} columns: {problem}, {budget:,} evaluations; ratio of"
-                f" medians; criterion: at least {BEHIND:g}",
+                f" medians; criterion: at least {BEHIND:g}, with budgets up to 100,000",
             )
         )
     return claims
@@ -175,7 +175,7 @@ def run(ctx: RunContext) -> Result:
     return ctx.result(
         claims=[
             _against_the_best(regrets, large),
-            *_no_gains_for_all(regrets, large),
+            *_no_gains_for_all(regrets, large, ctx.quick),
             _price_of_not_knowing(regrets, large),
         ],
         tables=[_table(regrets)],

@@ -52,6 +52,9 @@ ROUND_LEAST = 20
 INNER, OUTER = math.sqrt(0.5), math.sqrt(2.0)
 """The two radii of a round, in units of its radius."""
 
+MEAN_SQUARE_RADIUS = (INNER**4 + OUTER**4) / (INNER**2 + OUTER**2)
+"""Squared radius of a round in units of its radius, pairs weighed by what they know."""
+
 AIM = 1.5
 """Radius in units of the one that is best for a single gradient: better with two radii
 and the average over rounds, where biases cancel in part."""
@@ -87,8 +90,8 @@ WORSE = 3.0
 EIGEN_FLOOR = 1e-3
 """Least eigenvalue of the Hessian in units of the largest."""
 
-TRAVEL_ROUNDS = 60
-"""Rounds that may be added because the point is still far away."""
+ADDED_ROUNDS = 60
+"""Rounds that may be added because the point is still far away or a step was taken back."""
 
 TRUST_LEAST = 8.0
 """The trust radius does not fall below the sampling radius divided by this."""
@@ -113,6 +116,9 @@ PRIOR_LEAST = 1e-2
 
 START = -1
 """Number of the round before the first."""
+
+UNEVEN = 4.0
+"""Largest factor in variance that uneven directions may cost least squares."""
 
 PIVOT = 1e-9
 TINY = float(np.finfo(float).tiny) ** 0.5
@@ -173,11 +179,15 @@ class AdaptiveState:
     stage
         What is asked next: ``"noise"``, ``"round"``, ``"check"`` or ``"done"``.
     left, rounds_left, added
-        Evaluations and rounds to come, and rounds added because the point travelled.
+        Evaluations and rounds to come, and rounds that were added to the plan.
+    taken_back
+        Steps in a row after which the function was worse.
     noise, noise_square, noise_dof
         Standard deviation of one value; sum of squares and degrees of freedom behind it.
+    pair_noise
+        What the pairs of the last round left over, as the standard deviation of one value.
     odd_square, odd_dof
-        The same of differences, for paired evaluations.
+        Sum of squares and degrees of freedom of differences, for paired evaluations.
     trust, radius
         Longest step and radius of the next round's pairs.
     bias_weight, bias_sum
@@ -197,8 +207,10 @@ class AdaptiveState:
     trust: float
     radius: float
     added: int = 0
+    taken_back: int = 0
     noise_square: float = 0.0
     noise_dof: float = 0.0
+    pair_noise: float = 0.0
     odd_square: float = 0.0
     odd_dof: float = 0.0
     bias_weight: float = 0.0
@@ -486,7 +498,10 @@ class Adaptive(Optimizer):
         """Give the noise of one value as differences see it."""
         if self.paired and self.noise is None and self.state.odd_dof > 0:
             return math.sqrt(self.state.odd_square / self.state.odd_dof)
-        return self.state.noise if self.noise is None else self.noise
+        if self.noise is not None:
+            return self.noise
+        # Where the noise changes from place to place, the centre may have less than the pairs.
+        return max(self.state.noise, self.state.pair_noise)
 
     # Answers -------------------------------------------------------------------------------------
 
@@ -505,11 +520,6 @@ class Adaptive(Optimizer):
         state.start_values = values.tolist()
         state.known = {"fun": float(values.mean()), "fun_std": state.noise / len(values) ** 0.5}
         state.stage = "round"
-        if not values.std():
-            self._warn(
-                "repeated values at the start are equal: for a function without noise"
-                " scipy.optimize.minimize(method='COBYQA') needs fewer evaluations"
-            )
 
     def _learn_noise(self, values: np.ndarray) -> None:
         """Update the noise from values at one point."""
@@ -562,6 +572,11 @@ class Adaptive(Optimizer):
             self._age(drawn)
             self._step(drawn, pairs, value, value_std, int(np.count_nonzero(~kept)))
         if state.left < 4 or state.rounds_left < 1:
+            if self.noise is None and state.noise_square == 0:
+                self._warn(
+                    "repeated values are equal: for a function without noise"
+                    " scipy.optimize.minimize(method='COBYQA') needs fewer evaluations"
+                )
             ready = self._checks and state.previous is not None
             state.stage = "check" if ready else "done"
 
@@ -611,6 +626,7 @@ class Adaptive(Optimizer):
         inverse = np.linalg.inv(drawn.shape)
         gradient, terms = self._gradient(drawn, pairs, inverse)
         fit, entry_var = self._fit(drawn, pairs, value, value_std, inverse @ gradient)
+        self._learn_pair_noise(pairs, fit)
         base = state.accepted
         if base is not None:
             gain = base.value - value
@@ -623,19 +639,37 @@ class Adaptive(Optimizer):
             elif gain + 2 * gain_std < 0.1 * state.decrease:
                 shorter = min(state.trust, state.step_norm / 2)
                 state.trust = max(shorter, state.radius / TRUST_LEAST)
+        state.taken_back = 0
         state.accepted = self._accept(
             drawn, inverse, fit, entry_var, inverse @ gradient, terms, value, value_std
         )
         self._move(pairs.dropped + lost)
 
+    def _learn_pair_noise(self, pairs: Pairs, fit: HessianFit) -> None:
+        """Keep what is left over by a linear fit of differences and a quadratic one of means.
+
+        Third derivatives are in the one and fourth derivatives in the other, so the less counts.
+        """
+        noise, dof = difference_noise(pairs.directions, pairs.odd, pairs.radius)
+        if not self.paired and min(dof, fit.dof) >= PRIOR_DOF and not math.isnan(fit.noise):
+            self.state.pair_noise = min(noise, fit.noise)
+
     def _take_back(self, base: Accepted, lost: int) -> None:
-        """Return to the last accepted centre and take a shorter step from there."""
+        """Return to the last accepted centre: for a shorter step, the second time for new pairs."""
         state = self.state
         state.trust = max(state.step_norm / 2, base.radius / TRUST_LEAST)
         state.radius = base.radius
         state.history.drop_last()
-        state.rounds_left = min(state.rounds_left + 1, self._most_rounds(state.left))
+        state.taken_back += 1
+        self._add_round()
         self._move(lost, taken_back=True)
+
+    def _add_round(self) -> None:
+        """Divide what is left among one more round than planned, if rounds are large enough."""
+        state = self.state
+        more = min(state.rounds_left + 1, self._most_rounds(state.left))
+        if state.added < ADDED_ROUNDS and state.left >= 4 and more > state.rounds_left:
+            state.rounds_left, state.added = more, state.added + 1
 
     def _gradient(
         self, drawn: _Drawn, pairs: Pairs, inverse: np.ndarray
@@ -718,7 +752,9 @@ class Adaptive(Optimizer):
         if pairs.count >= d:
             gram_dd = host((u_Nd * like(weight_N[:, None], u_Nd)).T @ u_Nd)
             spectrum_d = np.linalg.eigvalsh(gram_dd)
-            if spectrum_d[0] > PIVOT * spectrum_d[-1]:
+            # Σ 1/λ against its least value for the trace: by how much uneven directions magnify.
+            even = d * d / float(spectrum_d.sum())
+            if spectrum_d[0] > 0 and float(np.sum(1 / spectrum_d)) < UNEVEN * even:
                 least_d = np.linalg.solve(gram_dd, mean_d * total / d)
                 residual_N = slope_N - host(u_Nd @ like(least_d, u_Nd))
                 # The variance of half a difference, by what is known and by what is left over.
@@ -943,6 +979,9 @@ class Adaptive(Optimizer):
             longest = min(longest, state.trust) if taken_back else longest
         clipped = clipped_newton_eigen(eigenvalues_d, vectors_dd, base.gradient, longest)
         step = self.space.constrain(base.x, clipped.step, base.gradient, base.hessian)
+        if state.taken_back > 1:
+            # Shorter steps do not help either: the gradient is wrong, and is measured again.
+            step = np.zeros_like(step)
         step, curvature = self._shorten(step, base)
         length = float(np.linalg.norm(step))
         decrease = -(float(base.gradient @ step) + curvature / 2)
@@ -975,10 +1014,8 @@ class Adaptive(Optimizer):
         )
         if not state.hit and length < state.trust / 2 and self.hessian_lipschitz is None:
             state.trust = max(state.trust / 2, 2 * length, state.radius / 2)
-        if state.travelling and state.added < TRAVEL_ROUNDS and state.left >= 4:
-            more = min(state.rounds_left + 1, self._most_rounds(state.left))
-            if more > state.rounds_left:
-                state.rounds_left, state.added = more, state.added + 1
+        if state.travelling:
+            self._add_round()
 
     def _shorten(self, step: np.ndarray, base: Accepted) -> tuple[np.ndarray, float]:
         """Shorten a step along which the measured curvature is clearly above the model's."""
@@ -998,17 +1035,22 @@ class Adaptive(Optimizer):
         eigenvalues_d, vectors_dd = np.linalg.eigh(base.hessian)
         # Error of the gradient, of covariance inverse_shape inverse_shapeᵀ, through H^-1.
         weight = float(np.sum((vectors_dd.T @ base.inverse_shape) ** 2 / eigenvalues_d[:, None]))
-        _, rate_square = self._bias_rates()
+        likely, cautious = self._bias_rates()
         lipschitz = (
             self.hessian_lipschitz
             if self.hessian_lipschitz is not None
-            else float(theory.effective_lipschitz(math.sqrt(rate_square), dimension=d))
+            else float(theory.effective_lipschitz(math.sqrt(cautious), dimension=d))
         )
+        # A bias that is not seen yet may be there all the same.
+        if likely > 0:
+            bias_square = base.gradient_bias * cautious / likely
+        else:
+            bias_square = cautious * (MEAN_SQUARE_RADIUS * base.radius**2) ** 2 / d
         seen = float(np.sum((base.inverse_shape @ step) ** 2))
         newton = weight * base.smooth_std**2 * seen / 2
         newton += (lipschitz * float(step @ step) / 2) ** 2 / (2 * d * eigenvalues_d[0])
         terms = {
-            "bias": weight * base.gradient_bias / 2,
+            "bias": weight * bias_square / 2,
             "variance": weight * base.gradient_var / 2,
             "newton": newton,
         }
