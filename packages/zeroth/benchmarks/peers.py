@@ -185,6 +185,7 @@ def _minimize(objective: Objective, task: Task, method: str, **settings: Any) ->
             task.budget,
             scale=task.scale,
             method=method,
+            bounds=None if task.bounds is None else task.bounds.tolist(),
             vectorized=True,
             rng=task.seed,
             return_trace=False,
@@ -200,7 +201,7 @@ def _known(task: Task) -> dict[str, float]:
 
 
 def adaptive(objective: Objective, task: Task) -> np.ndarray:
-    """Call `minimize` as it stands: start, budget and scale."""
+    """Call `minimize` as it stands: start, budget, scale and, where there are any, bounds."""
     return _minimize(objective, task, "adaptive")
 
 
@@ -367,9 +368,7 @@ def nevergrad_one_plus_one(objective: Objective, task: Task) -> np.ndarray:
 # noisyopt ----------------------------------------------------------------------------------------
 
 PROBES = 10
-"""Values and pairs from which the gains of noisyopt's SPSA are chosen."""
-SMALLEST = 0.1
-"""First perturbation in units of the scale where there is little noise."""
+"""Pairs from which the gains of noisyopt's SPSA are chosen."""
 FIRST_STEP = 0.1
 """Mean change of a coordinate in its first step, in units of the scale."""
 
@@ -388,17 +387,15 @@ def _global_seed(seed: int) -> Iterator[None]:
 def noisyopt_spsa(objective: Objective, task: Task) -> np.ndarray:
     """Run noisyopt's minimizeSPSA with factors after Spall 1998, as its documentation says.
 
-    Exponents are its defaults, .602 and .101; c is the standard deviation of ten values at the
-    start, between a tenth of the scale and the scale; a such that the first step changes a
-    coordinate by a tenth of the scale, from ten pairs. These values count. ``paired=False``;
-    recommends ``x``, the last iterate.
+    Exponents are its defaults, .602 and .101; c is the scale, its default where that is 1; a such
+    that the first step changes a coordinate by a tenth of the scale, from ten pairs, which count.
+    ``paired=False``; recommends ``x``, the last iterate.
     """
     from noisyopt import minimizeSPSA
 
     rng = numpy_generator(task.seed, "probes")
     probes = min(PROBES, task.budget // 20)
-    repeats = objective.many(np.tile(task.start, (probes, 1)))
-    c = task.scale * min(1.0, max(SMALLEST, float(repeats.std(ddof=1)) / task.scale))
+    c = task.scale
     signs = rng.choice([-1.0, 1.0], (probes, task.dimension))
     slope = objective.many(task.start + c * signs) - objective.many(task.start - c * signs)
     magnitude = float(np.abs(slope).mean()) / (2 * c)
