@@ -3,6 +3,8 @@
 import copy
 import math
 import pickle
+import random
+import time
 import warnings
 
 import numpy as np
@@ -407,6 +409,29 @@ def test_threads(FixedRadius):
     fresh = sampler(FixedRadius)
     again = optuna.load_study(study_name=study.study_name, storage=study._storage, sampler=fresh)
     assert fresh.recommendation(again) == study.sampler.recommendation(study)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_run_of_threads_with_failures_is_the_same_when_made_anew(seed, FixedRadius):
+    """Regression: failures of a round were counted before the round's trials were."""
+    settings = {"budget": 200, "pairs": 4, "seed": seed}
+    study = optuna.create_study(sampler=sampler(FixedRadius, **settings))
+    rng = random.Random(seed)
+
+    def flaky(trial):
+        value = objective(trial)
+        time.sleep(0.001 * rng.random())
+        if rng.random() < 0.04:
+            raise OSError
+        return value
+
+    study.optimize(flaky, n_jobs=6, catch=(OSError,))
+    fresh = sampler(FixedRadius, **settings)
+    again = optuna.load_study(study_name=study.study_name, storage=study._storage, sampler=fresh)
+    live, made_anew = study.sampler.result(study), fresh.result(again)
+    assert made_anew.params == live.params
+    for name in ("nfev", "retried", "lost", "status"):
+        assert made_anew[name] == live[name]
 
 
 def test_two_samplers_on_one_storage_share_the_work(FixedRadius):

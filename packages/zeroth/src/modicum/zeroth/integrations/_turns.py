@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 from modicum.zeroth.candidates import Candidate, Candidates
@@ -51,10 +50,6 @@ class Turns:
         """Say whether a point belongs to the open round."""
         return number in self._places
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield the identities of the open round."""
-        return iter(self._places)
-
     def point(self, number: int) -> Any:
         """Return where a point of the open round lies, ``(d,)``."""
         return self._round.points[self._places[number]]
@@ -83,6 +78,11 @@ class Turns:
         self._out.pop(number, None)
         self._out[number] = None
         return issued[0]
+
+    @property
+    def room(self) -> bool:
+        """Whether the budget has room to hand out a point of the open round once more."""
+        return self.optimizer.nfev < self.optimizer.budget
 
     def note(self, number: int) -> None:
         """Take down that a point of the open round is out."""

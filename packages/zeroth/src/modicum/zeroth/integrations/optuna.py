@@ -539,14 +539,17 @@ class _Run:
 
         Values come before failures: a point that has both had its value in time.
         """
-        closed = None
-        while closed != (closed := self.turns.optimizer.nit):
+        while True:
+            closed = self.turns.optimizer.nit
             for number in self._of_round(self._new_begun):
                 self._begin(number, self._new_begun.pop(number))
             for number in self._of_round(self._new_values):
                 self._take_value(number, self._new_values.pop(number))
-            for number in self._of_round(self._new_failures):
-                self._take_failures(number, self._new_failures.pop(number))
+            if self.turns.optimizer.nit == closed:
+                for number in self._of_round(self._new_failures):
+                    self._take_failures(number, self._new_failures.pop(number))
+            if self.turns.optimizer.nit == closed:
+                return
 
     def _of_round(self, heard: Mapping[int, Any]) -> list[int]:
         return [number for number in heard if number in self.turns]
@@ -572,9 +575,11 @@ class _Run:
         if number not in self.turns or number in self._told:
             return
         self._failures[number] += count
-        if self._failures[number] > self._retries:
+        if self._is_under_way(number) and self._failures[number] <= self._retries:
+            return
+        if self._failures[number] > self._retries or not self.turns.room:
             self._tell(number, math.nan)
-        elif not self._is_under_way(number):
+        else:
             self._again.append(number)
 
     def _tell(self, number: int, value: float) -> None:
