@@ -102,6 +102,10 @@ KURTOSIS_MAX, KURTOSIS_DOF = 10.0, 50
 LARGEST_FULL, UNKNOWNS_PER_PAIR = 200, 4
 """Most variables of a full Hessian, and its unknowns per pair of the last round."""
 
+PAIRS_PER_UNKNOWN, FIT_PRODUCTS = 4, 20_000_000_000
+"""Pairs per unknown and products (seconds on one core) that suffice for a full Hessian: its error
+counts only times the step, which is short at the end, so more pairs would be wasted on it."""
+
 NOISE_FLOOR = 1e-9
 """Least noise in units of the function's size."""
 
@@ -605,7 +609,7 @@ class Adaptive(Optimizer):
         state = self.state
         shrunk = min(1.0, drawn.radius / state.radius)
         bias, hessian = shrunk**12, shrunk**4
-        if state.step_norm > state.radius:
+        if state.step_norm > state.radius * (1 + PIVOT):
             bias *= STALE
             hessian *= STALE
         if state.shape is not None:
@@ -628,7 +632,9 @@ class Adaptive(Optimizer):
         fit, entry_var = self._fit(drawn, pairs, value, value_std, inverse @ gradient)
         self._learn_pair_noise(pairs, fit)
         base = state.accepted
-        if base is not None:
+        # Bounds may have moved the centre away from the point to which the step went; then its
+        # value says nothing about the step.
+        if base is not None and np.array_equal(drawn.frame.center, state.x):
             gain = base.value - value
             gain_std = math.hypot(value_std, base.value_std)
             if gain < -WORSE * gain_std:
@@ -639,7 +645,6 @@ class Adaptive(Optimizer):
             elif gain + 2 * gain_std < 0.1 * state.decrease:
                 shorter = min(state.trust, state.step_norm / 2)
                 state.trust = max(shorter, state.radius / TRUST_LEAST)
-        state.taken_back = 0
         state.accepted = self._accept(
             drawn, inverse, fit, entry_var, inverse @ gradient, terms, value, value_std
         )
@@ -844,7 +849,6 @@ class Adaptive(Optimizer):
         state, d = self.state, self.dimension
         # Both values of a pair share their noise where they are paired.
         level = state.noise * (math.sqrt(2.0) if self.paired else 1.0)
-        noise = level if pairs.noise is None else pairs.noise
         if state.accepted is not None:
             prior = state.accepted.hessian
         else:
@@ -852,11 +856,12 @@ class Adaptive(Optimizer):
         precision = pairs.count * drawn.radius**4 / (2 * d * d * level**2)
         if self._model != "full" or pairs.count > (d + 1) * (d + 2):
             precision *= PIVOT
+        used = self._enough(pairs.count)
         fit = fit_even(
-            pairs.directions,
-            pairs.even,
-            pairs.radius,
-            noise=noise,
+            pairs.directions[used],
+            pairs.even[used],
+            pairs.radius[used],
+            noise=level if pairs.noise is None else pairs.noise[used],
             center=value,
             center_precision=value_std**-2,
             prior=drawn.shape @ prior @ drawn.shape.T,
@@ -874,6 +879,14 @@ class Adaptive(Optimizer):
         inflation = (excess + PRIOR_DOF) / (dof + PRIOR_DOF)
         fit = replace(fit, constant_std=fit.constant_std * math.sqrt(inflation))
         return fit, fit.std**2 * inflation
+
+    def _enough(self, count: int) -> slice:
+        """Choose the pairs that a Hessian is fitted to: all, unless that would take long."""
+        unknowns = (self.dimension + 1) * (self.dimension + 2) // 2
+        if self._model != "full":
+            return slice(None)
+        most = max(PAIRS_PER_UNKNOWN * unknowns, FIT_PRODUCTS // unknowns**2)
+        return slice(None, None, -(-count // most))
 
     def _accept(
         self,
@@ -991,7 +1004,9 @@ class Adaptive(Optimizer):
         state.x = self.space.project(base.x + step)
         state.step_norm, state.decrease = length, decrease
         state.hit = length >= 0.99 * state.trust and decrease > 2 * decrease_std
-        state.travelling = not taken_back and decrease > 3 * decrease_std and length > state.radius
+        # Longest step and radius are often equal: rounding must not decide.
+        going = decrease > 3 * decrease_std and length > state.radius * (1 + PIVOT)
+        state.travelling = not taken_back and going
         self._know(base, step, decrease, decrease_std)
         signal = float(np.linalg.norm(np.linalg.solve(base.inverse_shape, base.gradient)))
         self.trace.append(
