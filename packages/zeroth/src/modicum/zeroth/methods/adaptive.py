@@ -77,6 +77,10 @@ FORGET = 0.5
 PRIOR_DOF = 10.0
 """Weight of the known noise beside residuals, in degrees of freedom."""
 
+NEGATIVE = 2.0
+"""Sizes of the Hessian's noise by which an eigenvalue must be below 0 to be called negative: of
+rounds on a flat function, noise alone gives less than one in 200 such an eigenvalue."""
+
 NOISE_FACTOR = 2.0
 """Times the noise of the Hessian below which eigenvalues are not told from 0."""
 
@@ -529,9 +533,9 @@ class Adaptive(Optimizer):
         """Update the noise from values at one point."""
         state = self.state
         if len(values) > 1:
-            state.noise_square = FORGET * state.noise_square + float(
-                np.sum((values - values.mean()) ** 2)
-            )
+            # Equal values may differ from their mean by a rounding error.
+            square = float(np.sum((values - values.mean()) ** 2)) if np.ptp(values) > 0 else 0.0
+            state.noise_square = FORGET * state.noise_square + square
             state.noise_dof = FORGET * state.noise_dof + len(values) - 1
         if state.noise_dof > 0:
             floor = NOISE_FLOOR * max(1.0, abs(float(values.mean())))
@@ -969,11 +973,14 @@ class Adaptive(Optimizer):
         least = float(eigenvalues_d[0])
         known = self.strong_convexity
         if known is not None and known > least + 3 * band:
-            self._warn(
-                f"strong_convexity={known:g} looks too large: the least curvature found is"
-                f" {least:.3g}, with noise of about {band:.2g}"
-            )
-        self.state.nonconvex = least < -band
+            doubt = f"strong_convexity={known:g} looks too large"
+            # The numbers differ from round to round; once is enough.
+            if not any(said.startswith(doubt) for said in self.warnings):
+                self._warn(
+                    f"{doubt}: the least curvature found is {least:.3g}, with noise of about"
+                    f" {band:.2g}"
+                )
+        self.state.nonconvex = least < -NEGATIVE * band
         if self.state.nonconvex:
             self._warn(
                 "the function is not convex where it was sampled: the result is a local minimum"
