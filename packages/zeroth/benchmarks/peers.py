@@ -194,6 +194,12 @@ def _minimize(objective: Objective, task: Task, method: str, **settings: Any) ->
     return np.asarray(found.x)
 
 
+def _least(dimension: int) -> float:
+    from modicum.zeroth.methods.adaptive import Adaptive
+
+    return Adaptive(np.zeros(dimension), 10**9).minimum_budget()
+
+
 def _known(task: Task) -> dict[str, float]:
     constants = dict(task.constants or {})
     constants.pop("smoothness", None)
@@ -600,8 +606,8 @@ def _fitted(x: Any, y: Any, bounds: Any) -> Any:
 
 
 METHODS = {
-    "adaptive": Method(adaptive),
-    "adaptive, known": Method(adaptive_known, tuned=True),
+    "adaptive": Method(adaptive, least=_least),
+    "adaptive, known": Method(adaptive_known, tuned=True, least=_least),
     "two-stage": Method(two_stage, tuned=True, least=minimum_budget),
     "ZOSGD, tuned": Method(zosgd_tuned, tuned=True),
     "ZOSGD": Method(zosgd),

@@ -237,6 +237,8 @@ def test_slow_and_unsuitable_methods_are_left_out(options):
     assert "needs constants" in bench.left_out("two-stage", small, log, 20)
     ten = bench.Cell("skew", 10, 1.0, 300)
     assert "needs 2,155 evaluations" in bench.left_out("two-stage", ten, log, 20)
+    hundred = bench.Cell("skew", 100, 1.0, 300)
+    assert "needs 810 evaluations" in bench.left_out("adaptive", hundred, log, 20)
 
 
 def test_time_that_is_up_leaves_runs_out(options):
