@@ -26,7 +26,7 @@ COLUMNS = (
     ("logreg", 10_000),
     ("hypot", 10_000),
 )
-QUICK_COLUMNS = (("skew", 10_000), ("stretched", 1_000), ("stretched", 10_000))
+QUICK_COLUMNS = (("skew", 10_000), ("stretched", 1_000))
 SEEDS, QUICK_SEEDS = 8, 3
 UNTUNED = ("spsa", "spsa-asymptotic", "zosgd", "kernel", "mezo")
 TUNED = "zosgd-tuned"
