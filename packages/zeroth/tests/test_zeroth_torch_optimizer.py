@@ -7,6 +7,7 @@ import pickle
 import random
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from modicum.zeroth.torch import (
     decay_groups,
     normals,
 )
+from modicum.zeroth.torch import optimizer as optimizer_module
+from modicum.zeroth.torch.distributed import Membership
 from modicum.zeroth.torch.radius import LADDER, balanced_epsilon, ladder_sums
 
 
@@ -898,6 +901,64 @@ def test_a_loss_of_another_module_is_refused():
 
 # Many processes -----------------------------------------------------------------------------------
 
+
+def test_two_ranks_are_one(monkeypatch):
+    """Two ranks in threads, with an exchange of rows in place of that of processes."""
+    barrier = threading.Barrier(2, timeout=60)
+    board, sizes = {}, []
+
+    def exchange(rows, membership, device):
+        board[membership.rank] = rows
+        sizes.append((len(rows), len(rows[0])))
+        barrier.wait()
+        everyone = [*board[0], *board[1]]
+        barrier.wait()
+        return everyone
+
+    monkeypatch.setattr(optimizer_module, "resolve_group", lambda group: group or Membership())
+    monkeypatch.setattr(optimizer_module, "gather", exchange)
+    closures = {}
+
+    def run(rank):
+        module = make_module()
+        optimizer = ZOOptimizer(
+            module.parameters(), 0.05, epsilon=0.02, pairs=2, momentum=0.9, precond="diag", seed=4,
+            process_group=Membership(rank, 2),
+        )  # fmt: skip
+        closure = closure_of(module)
+        for _ in range(4):
+            optimizer.step(closure)
+        closures[rank] = (bits(module), optimizer.last)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.undo()
+    module = make_module()
+    alone = ZOOptimizer(
+        module.parameters(), 0.05, epsilon=0.02, pairs=4, momentum=0.9, precond="diag", seed=4
+    )
+    for _ in range(4):
+        alone.step(closure_of(module))
+    assert alone.last.curvatures
+    for rank in range(2):
+        assert same_bits(closures[rank][0], bits(module))
+        assert closures[rank][1] == alone.last
+    # Once the sums of six tensors, then direction, slope, loss and curvature of two pairs.
+    assert sorted(set(sizes)) == [(1, 6), (2, 4)]
+
+
+def test_ranks_out_of_step_are_noticed(monkeypatch):
+    module = make_module()
+    optimizer = ZOOptimizer(module.parameters(), 0.1, epsilon=0.1, process_group=Membership(0, 2))
+    monkeypatch.setattr(optimizer_module, "resolve_group", lambda group: group)
+    monkeypatch.setattr(optimizer_module, "gather", lambda rows, *_: rows * 2)
+    with pytest.raises(RuntimeError, match=r"out of step: step 0 has pairs \[0, 0\]"):
+        optimizer.step(closure_of(module))
+
+
 PROCESS = """
 import sys
 import torch
@@ -931,6 +992,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     """Over gloo on this machine: the weights of one process with twice the pairs, bit for bit."""
     script = tmp_path / "process.py"

@@ -112,7 +112,7 @@ def test_training_lowers_the_loss(tmp_path):
     before = model(**batch).loss.item()
     trainer = ZOTrainer(
         model=model,
-        args=make_arguments(tmp_path, max_steps=60, learning_rate=3e-3, weight_decay=0.0),
+        args=make_arguments(tmp_path, max_steps=30, learning_rate=4e-3, weight_decay=0.0),
         train_dataset=data,
         zo_options={"epsilon": 1e-3, "pairs": 4, "momentum": 0.5},
     )
@@ -285,6 +285,7 @@ def test_a_loop_of_accelerate(tmp_path):
     assert inner.steps == 2
 
 
+@pytest.mark.slow  # loading trl and datasets
 def test_losses_of_trl(tmp_path):
     """The mixin before a descendant of Trainer, whose loss and data handling stay its own."""
     trl = pytest.importorskip("trl")

@@ -60,6 +60,10 @@ SEEDS, QUICK_SEEDS = 4, 2
 RATES = {"adapters": 0.02, "full": 0.003}
 """Learning rates, the largest round ones that train stably with shared batches."""
 
+BLOWN_UP = 100.0
+"""Growth of the weights' norm beyond which a run counts as diverged, whatever its loss says: where
+normalisation overflows, all symbols become equally likely."""
+
 TIMES_WORSE = 3.0
 FLAT = 1.1
 FLAT_LOSS = 0.01
@@ -242,6 +246,7 @@ def train(kind: str, radius: float, shared: bool, steps: int, seed: int) -> tupl
     held_out = sequences(HELD_OUT, torch_generator(seed, "cpu", "held out"))
     with torch.no_grad():
         before = float(model.loss(held_out))
+    norm = _norm(model)
     optimizer = ZOOptimizer(
         model.parameters(), RATES[kind], epsilon=radius, seed=seed, paired=shared
     )
@@ -257,7 +262,13 @@ def train(kind: str, radius: float, shared: bool, steps: int, seed: int) -> tupl
                 return before, math.inf
     with torch.no_grad():
         after = float(model.loss(held_out))
-    return before, after if math.isfinite(after) else math.inf
+    diverged = not math.isfinite(after) or _norm(model) > BLOWN_UP * norm
+    return before, math.inf if diverged else after
+
+
+def _norm(model: nn.Module) -> float:
+    squares = [float(p.detach().square().sum()) for p in model.parameters() if p.requires_grad]
+    return math.sqrt(sum(squares))
 
 
 @dataclass

@@ -103,7 +103,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         Learning rate, as for SGD.
     radius
         Distance of the perturbed points, ``ε √d`` for d trained numbers; or ``"auto"`` or an
-        `AutoRadius`, to measure it before the first step.
+        `AutoRadius`, to measure it before the first step, with 80 evaluations or, where bias hides
+        in noise at first, up to four times as many.
     epsilon
         Standard deviation of a coordinate's perturbation, as MeZO counts; give it in place of
         `radius`.
@@ -220,6 +221,12 @@ class ZOOptimizer(torch.optim.Optimizer):
         if not 0 <= group["momentum"] < 1:
             raise ValueError(f"momentum must be in [0, 1), got {group['momentum']}")
         for parameter in group["params"]:
+            if hasattr(parameter, "to_local"):
+                raise TypeError(
+                    f"a parameter of shape {tuple(parameter.shape)} is sharded over processes; "
+                    "zeroth-order steps keep whole parameters and share directions instead: see "
+                    "process_group"
+                )
             if parameter.dtype not in _DTYPES:
                 raise TypeError(
                     f"a parameter of shape {tuple(parameter.shape)} is {parameter.dtype}; float16, "

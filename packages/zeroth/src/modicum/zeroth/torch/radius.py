@@ -32,7 +32,7 @@ LADDER = (0.25, 0.5, 1.0, 1.5, 2.0)
 """Distances of a measurement, in units of its epsilon."""
 
 STATES = 2
-GROWTH = 4.0
+GROWTH = 8.0
 """How much farther the next measurement goes when this one saw no third derivative."""
 
 DETECTED = 3.0
@@ -68,7 +68,7 @@ class AutoRadius:
     start: float = 1e-3
     directions: int = 4
     averaged: int = 1000
-    rounds: int = 6
+    rounds: int = 4
     every: int | None = None
     effective_dimension: float | None = None
 
