@@ -508,8 +508,9 @@ class Adaptive(Optimizer):
             return math.sqrt(self.state.odd_square / self.state.odd_dof)
         if self.noise is not None:
             return self.noise
-        # Where the noise changes from place to place, the centre may have less than the pairs.
-        return max(self.state.noise, self.state.pair_noise)
+        # The start may be a point without noise in a function with noise.
+        blind = self.state.noise_square == 0
+        return max(self.state.noise, self.state.pair_noise) if blind else self.state.noise
 
     # Answers -------------------------------------------------------------------------------------
 
@@ -535,8 +536,10 @@ class Adaptive(Optimizer):
         if len(values) > 1:
             # Equal values may differ from their mean by a rounding error.
             square = float(np.sum((values - values.mean()) ** 2)) if np.ptp(values) > 0 else 0.0
-            state.noise_square = FORGET * state.noise_square + square
-            state.noise_dof = FORGET * state.noise_dof + len(values) - 1
+            # A point without noise says nothing about others.
+            kept = FORGET if state.noise_square > 0 or square == 0 else 0.0
+            state.noise_square = kept * state.noise_square + square
+            state.noise_dof = kept * state.noise_dof + len(values) - 1
         if state.noise_dof > 0:
             floor = NOISE_FLOOR * max(1.0, abs(float(values.mean())))
             state.noise = max(math.sqrt(state.noise_square / state.noise_dof), floor)
@@ -652,6 +655,7 @@ class Adaptive(Optimizer):
         state.accepted = self._accept(
             drawn, inverse, fit, entry_var, inverse @ gradient, terms, value, value_std
         )
+        state.taken_back = 0
         self._move(pairs.dropped + lost)
 
     def _learn_pair_noise(self, pairs: Pairs, fit: HessianFit) -> None:
@@ -921,7 +925,9 @@ class Adaptive(Optimizer):
         smooth, kept, sure = self._smooth(shape @ raw @ shape.T, entry_std)
         smooth = inverse @ smooth @ inverse.T
         eigenvalues_d, vectors_dd = np.linalg.eigh(smooth)
-        self._judge(np.linalg.eigvalsh(raw), band)
+        # Where bounds have shrunk the shape, the noise of the Hessian is that much larger.
+        shrunk = float(np.linalg.norm(shape, 2)) if self.space.bounded else 1.0
+        self._judge(np.linalg.eigvalsh(raw), band / shrunk**2)
         band *= math.sqrt(sure)
         floor = self.strong_convexity
         if floor is None:
