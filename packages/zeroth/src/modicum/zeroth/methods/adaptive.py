@@ -579,7 +579,8 @@ class Adaptive(Optimizer):
             told = None if sigma is None else sigma[: drawn.centers][kept]
             value, value_std = self._center_value(centers[kept], told)
             if sigma is not None:
-                state.noise = float(np.sqrt(np.mean(sigma**2)))
+                # Lost values have an infinite sigma.
+                state.noise = float(np.sqrt(np.mean(sigma[np.isfinite(sigma)] ** 2)))
             self._age(drawn)
             self._step(drawn, pairs, value, value_std, int(np.count_nonzero(~kept)))
         if state.left < 4 or state.rounds_left < 1:
@@ -920,7 +921,8 @@ class Adaptive(Optimizer):
         if state.accepted is not None:
             raw = (now * measured + before * state.accepted.raw) / (now + before)
         state.information = now + before
-        entry_std = state.information**-0.5
+        # The square root is exact under powers of 4, a general power is not.
+        entry_std = 1 / math.sqrt(state.information)
         band = NOISE_FACTOR / 2 * fit.spectral_factor * entry_std
         smooth, kept, sure = self._smooth(shape @ raw @ shape.T, entry_std)
         smooth = inverse @ smooth @ inverse.T
@@ -1132,7 +1134,7 @@ def _bias(total: float, weight: float, dimension: int) -> tuple[float, float]:
 
 def _spread(mean: float, weight: float, dimension: int) -> float:
     """Give the standard error of the squared rate where it is `mean`."""
-    noise = weight**-0.5
+    noise = 1 / math.sqrt(weight)
     return math.sqrt((2 * noise**2 + 4 * max(mean, 0.0) * noise) / dimension)
 
 
