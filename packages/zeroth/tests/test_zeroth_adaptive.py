@@ -37,8 +37,8 @@ def rough(x):
 
 
 # How good it is ---------------------------------------------------------------------------------
-# Limits on means of seeded runs: 5 or more standard errors above the mean of 40 other seeds where
-# the values are near a normal law, so below 1e-6 by chance if the seeds were fresh.
+# Runs are seeded. Limits on means are at least 5 standard errors above the mean of 30 to 60 other
+# seeds, so that fresh seeds would exceed them with a probability of about 1e-6.
 
 
 @pytest.mark.parametrize("told, limit", [({}, 0.011), (TOLD, 0.008)])
@@ -53,18 +53,17 @@ def test_regret_of_a_skew_function(told, limit):
 
 
 def test_regret_of_a_stretched_function():
-    # Curvatures from 2 to 101 in directions that are not those of the axes; 0.31 with gradients
-    # of 1000 evaluations, 0.0064 with 10000 was good.
+    # Curvatures from 2 to 101 in directions that are not those of the axes.
     problems = [skew(10, scales=np.logspace(0, 2, 10), rotation=True, rng=s) for s in range(8)]
     regrets = [quiet(problem, 10_000, s).regret for s, problem in enumerate(problems)]
     assert np.mean(regrets) < 0.008
 
 
 def test_regret_of_a_parabola():
-    # No bias at any radius: the radius grows and the regret falls below that of radius 1, which is
-    # d²σ²/(4 n) · d/(2 d) = 0.00125 for n = 5000.
+    # A gradient of n pairs at radius r has the regret d²σ²/(4 n r²): 0.00125 for n = 5000 and r = 1.
+    # There is no bias, but a radius does not grow beyond what has shown that.
     regrets = [quiet(quadratic(5, rng=s), 20_000, s).regret for s in range(8)]
-    assert np.mean(regrets) < 0.00125
+    assert np.mean(regrets) < 0.0018
 
 
 @pytest.mark.parametrize("distance", [10.0, 30.0])
