@@ -60,7 +60,7 @@ def test_regret_of_a_stretched_function():
 
 
 def test_regret_of_a_parabola():
-    # A gradient of n pairs at radius r has the regret d²σ²/(4 n r²): 0.00125 for n = 5000 and r = 1.
+    # A gradient of n pairs at radius r has the regret d²σ²/(4 n r²): 0.00125 for n = 5000, r = 1.
     # There is no bias, but a radius does not grow beyond what has shown that.
     regrets = [quiet(quadratic(5, rng=s), 20_000, s).regret for s in range(8)]
     assert np.mean(regrets) < 0.0018
