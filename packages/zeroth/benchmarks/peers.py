@@ -625,7 +625,7 @@ METHODS = {
     "noisyopt Compass": Method(noisyopt_compass, library="noisyopt"),
     "COBYQA": Method(cobyqa, library="cobyqa"),
     "COBYQA, averaged": Method(cobyqa_averaged, library="cobyqa"),
-    "Optuna TPE": Method(optuna_tpe, library="optuna", most=1_000),
+    "Optuna TPE": Method(optuna_tpe, library="optuna", most=1_000, costly=True),
     "Optuna GP": Method(optuna_gp, library="optuna", most=300, costly=True),
     "BoTorch noisy EI": Method(
         botorch_noisy_ei, library="botorch.acquisition", most=300, costly=True

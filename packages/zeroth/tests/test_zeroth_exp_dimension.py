@@ -14,7 +14,7 @@ def context(tmp_path):
 
 
 def test_scaled_down_run_reports_what_its_tables_say(context, monkeypatch):
-    monkeypatch.setattr(experiment, "QUICK_PAIRS", 2_000)
+    monkeypatch.setattr(experiment, "QUICK_PAIRS", 1_000)
     monkeypatch.setattr(experiment, "QUICK_COORDINATES", 128)
     result = experiment.run(context)
     claims = {claim.name: claim for claim in result.claims}
@@ -60,9 +60,9 @@ def test_regrets_are_those_of_an_independent_computation(coordinates):
     problem = skew(6)
     measure = experiment.coordinate_regret if coordinates else experiment.sphere_regret
     formula = experiment.coordinate_formula if coordinates else experiment.sphere_formula
-    rngs = np.random.default_rng(0).spawn(1200)
-    ours = np.array([measure(problem, 600, rng) for rng in rngs[:600]])
-    theirs = np.array([by_hand(problem, 600, coordinates, rng) for rng in rngs[600:]])
+    rngs = np.random.default_rng(0).spawn(800)
+    ours = np.array([measure(problem, 600, rng) for rng in rngs[:400]])
+    theirs = np.array([by_hand(problem, 600, coordinates, rng) for rng in rngs[400:]])
     error = np.hypot(ours.std(), theirs.std()) / len(ours) ** 0.5
     # Six standard errors; the formula is for cubics, on which the bias is a little larger.
     assert abs(ours.mean() - theirs.mean()) < 6 * error

@@ -121,7 +121,7 @@ def test_shapes_of_points(problem):
 
 
 def test_noise_is_gaussian_independent_and_reproducible(problem):
-    x = np.tile(problem.optimum, (40_000, 1))
+    x = np.tile(problem.optimum, (10_000, 1))
     y = problem.noisy(0.3, 5)(x) - problem.minimum
     # Six standard errors: one case in 5e8.
     assert abs(y.mean()) < 6 * 0.3 / sqrt(len(y))
@@ -469,7 +469,7 @@ NOISES = {
 def test_evaluations_on_data_are_unbiased_with_the_noise_they_say(name, seeds):
     fun = NOISES[name](0)
     x = np.array([0.5, -0.3, 1.0])
-    count = 60_000
+    count = 20_000
     y = fun(np.tile(x, (count, 1)), seed=np.arange(count) if seeds else None)
     # Six standard errors of mean and variance; the values are near Gaussian.
     assert abs(y.mean() - fun.problem.fun(x)) < 6 * fun.noise(x) / sqrt(count)
