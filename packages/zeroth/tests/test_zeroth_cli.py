@@ -51,6 +51,8 @@ def test_plan_for_a_budget_as_json():
     [
         ((*CONSTANTS,), "either budget or eps"),
         ((*CONSTANTS, "--T", 100.5), "whole number.*100.5"),
+        ((*CONSTANTS, "--T", "1e400"), "whole number.*inf"),
+        ((*CONSTANTS, "--T", "nan"), "whole number.*nan"),
         ((*CONSTANTS, "--T", 100), "at least 10053"),
         (("--d", 2, "--rho", -1, "--M", 1, "--sigma", 1, "--T", 1e4), "hessian_lipschitz.*-1"),
     ],
@@ -123,12 +125,15 @@ def test_bench_refuses_names_and_files_of_others(tmp_path):
 
 
 SPEC = """
-cmd = ["{python}", "-S", "-c", "{code}", "{{x}}"]
+cmd = ["{python}", "-S", "-c", "{code}", "{{x}}", "{{seed}}"]
 start = [1.0, -1.0]
 budget = {budget}
 seed = 3
 """
-CODE = "import sys; a, b = map(float, sys.argv[1:]); print((a - .5) ** 2 + (b + .2) ** 2)"
+CODE = (
+    "import random, sys; a, b, seed = map(float, sys.argv[1:]);"
+    "print((a - .5) ** 2 + (b + .2) ** 2 + random.Random(seed).gauss(0, 1e-3))"
+)
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +168,30 @@ def test_plot_refuses_what_it_does_not_know(finished):
     assert "--what is one of values, rounds, not 'x'" in refused(
         "plot", folder / "spec.jsonl", "--what", "x"
     )
+
+
+def test_bench_refuses_an_unwritable_picture_before_it_measures(tmp_path):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "b.csv"
+    message = refused(*BENCH, "--seeds", 1, "--out", out, "--plot", tmp_path / "b.xyz")
+    assert "b.xyz" in message and ".svg" in message
+    assert not out.exists()
+
+
+def test_bench_without_any_run_fails(tmp_path):
+    arguments = ("bench", "--problems", "skew", "--methods", "two-stage", "--T", 500)
+    result = invoke(*arguments, "--seeds", 1, "--out", tmp_path / "b.csv")
+    assert result.exit_code != 0 and "no method takes" in str(result.exception)
+    assert "at least 2155" in result.output
+
+
+def test_an_interrupted_run_says_how_it_goes_on(tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modicum.zeroth.integrations.command.run_spec", interrupted)
+    spec = tmp_path / "spec.toml"
+    spec.write_text(SPEC.format(python=sys.executable, code=CODE, budget=130))
+    result = invoke("run", spec)
+    assert result.exit_code == 130
+    assert "spec.jsonl" in result.stderr

@@ -11,7 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from modicum.zeroth.cli.show import integers, numbers, print_table, save_figure, words
+from modicum.zeroth.cli.show import (
+    check_picture,
+    integers,
+    numbers,
+    print_table,
+    save_figure,
+    words,
+)
 
 KEY = ("problem", "method", "dimension", "sigma", "budget", "seed")
 """What tells runs apart."""
@@ -26,7 +33,10 @@ def bench(
     ] = "adaptive,two-stage,spsa,zosgd",
     budgets: Annotated[str, typer.Option("--T", "--budgets", help="Budgets.")] = "1e3,1e4",
     dimensions: Annotated[str, typer.Option("--d", "--dims", help="Dimensions.")] = "10",
-    sigmas: Annotated[str, typer.Option("--sigmas", "--sigma", help="Noise levels.")] = "1",
+    sigmas: Annotated[
+        str,
+        typer.Option("--sigmas", "--sigma", help="Noise levels; logreg has that of its batches."),
+    ] = "1",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each setting.")] = 8,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
     out: Annotated[Path, typer.Option(help="CSV file; runs that stand in it are kept.")] = Path(
@@ -53,7 +63,11 @@ def bench(
             range(seed, seed + seeds),
         )
     )
+    if picture is not None:
+        check_picture(picture)
     rows = _measure_all(settings, known, out)
+    if not rows:
+        raise ValueError("no method takes any of these settings; the lines above say why")
     typer.echo(f"table {out}")
     _print_summary(rows)
     if picture is not None:

@@ -34,7 +34,7 @@ def plan(
     from modicum.zeroth import theory
     from modicum.zeroth.plan import plan as make_plan
 
-    if budget is not None and budget != int(budget):
+    if budget is not None and not budget.is_integer():  # nor are inf and nan
         raise ValueError(f"--T takes a whole number, not {budget!r}")
     found = make_plan(
         d,

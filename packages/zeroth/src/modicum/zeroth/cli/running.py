@@ -9,6 +9,9 @@ from modicum.zeroth.cli.show import save_figure
 
 PLOTS = ("values", "rounds")
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells count."""
+
 
 def run(
     spec: Annotated[
@@ -20,11 +23,16 @@ def run(
     result: Annotated[Path | None, typer.Option(help="Where the result goes, as JSON.")] = None,
 ) -> None:
     """Minimise what a command prints; an interrupted run goes on from its log."""
-    from modicum.zeroth.integrations.command import load_spec, run_spec
+    from modicum.zeroth.integrations.command import LOG_SUFFIX, load_spec, run_spec
 
     settings = load_spec(spec)
-    with _progress(settings.budget) as show:
-        found = run_spec(spec, log=log, result=result, progress=show)
+    try:
+        with _progress(settings.budget) as show:
+            found = run_spec(spec, log=log, result=result, progress=show)
+    except KeyboardInterrupt:
+        kept = settings.path.with_suffix(LOG_SUFFIX) if log is None else log
+        typer.echo(f"interrupted; the same command goes on from {kept}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     names = settings.names or [f"x{index}" for index in range(settings.dimension)]
     for name, value in zip(names, found.x, strict=True):
         typer.echo(f"{name} = {value:.10g}")

@@ -80,6 +80,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: st
     Console().print(table)
 
 
+def check_picture(path: Path) -> None:
+    """Refuse a picture that could not be written, before what it shows is computed.
+
+    Raises
+    ------
+    ValueError
+        If matplotlib knows no format of that ending.
+    """
+    from matplotlib.figure import Figure
+
+    formats = Figure().canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in formats:
+        raise ValueError(
+            f"{path}: a picture ends in one of {', '.join(f'.{name}' for name in formats)}"
+        )
+
+
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure in the format that its ending names, and say so."""
     path.parent.mkdir(parents=True, exist_ok=True)
