@@ -556,6 +556,13 @@ def test_settings_out_of_range_are_refused(options, error, message):
         ZOOptimizer(module.parameters(), **({"lr": 0.1} | options)).step(closure_of(module))
 
 
+def test_sharded_parameters_are_refused():
+    weight = nn.Parameter(torch.zeros(3))
+    weight.to_local = lambda: weight
+    with pytest.raises(TypeError, match="is sharded over processes"):
+        ZOOptimizer([weight], 0.1)
+
+
 def test_integer_parameters_are_refused():
     table = nn.Parameter(torch.zeros(3, dtype=torch.int64), requires_grad=False)
     with pytest.raises(TypeError, match=r"shape \(3,\) is torch\.int64"):
@@ -710,8 +717,20 @@ def test_radius_is_measured_again_when_asked():
 
 def test_losses_that_are_never_finite_have_no_radius():
     optimizer = ZOOptimizer(make_module().parameters(), 0.1)
-    with pytest.raises(ValueError, match=r"losses at epsilon=0\.001 are not finite"):
-        optimizer.step(lambda: float("nan"))
+    with pytest.raises(ValueError, match=r"losses are not finite even at epsilon=1\.95"):
+        optimizer.step(lambda: float("inf"))
+
+
+def test_a_start_that_is_too_far_is_brought_closer():
+    theta, inner = cubic(12, 1.0, 0.1)
+
+    def closure():
+        return inner() if float(theta.detach().abs().max()) < 2 else math.inf
+
+    auto = AutoRadius(start=20.0, directions=4)
+    optimizer = ZOOptimizer([theta], 0.0, radius=auto, paired=False)
+    optimizer.step(closure)
+    assert 0.01 < optimizer.epsilon < 0.7
 
 
 @pytest.mark.parametrize(
@@ -856,6 +875,28 @@ def test_batched_loss_varies_what_is_trained():
         batched_module_loss(module.requires_grad_(False), lambda call: call())
 
 
+def test_a_module_is_an_objective():
+    """The default method of the package on all parameters of a small module, in tensors."""
+    from modicum.zeroth import minimize
+
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.standard_normal((64, 4)))
+    y = x @ torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64) + 0.3
+    module = nn.Linear(4, 1).double()
+    with torch.no_grad():
+        module.weight.zero_()
+        module.bias.zero_()
+    batched = batched_module_loss(module, lambda call: (call(x)[:, 0] - y).square().mean())
+    start = batched(batched.flat()[None])
+
+    def noisy(x_Nd):
+        return batched(x_Nd) + rng.normal(0, 0.1, len(x_Nd))
+
+    found = minimize(noisy, batched.flat().numpy(), 1000, vectorized=True, noise=0.1, rng=0)
+    batched.load(found.x)
+    assert (module(x)[:, 0] - y).square().mean().item() < 0.05 * float(start)
+
+
 @pytest.mark.parametrize("options", [{}, {"precond": "diag"}, {"directions": "sphere"}])
 def test_a_step_in_one_call_is_the_step(options):
     x, y = make_batch(torch.float64)
@@ -917,10 +958,10 @@ def test_two_ranks_are_one(monkeypatch):
 
     monkeypatch.setattr(optimizer_module, "resolve_group", lambda group: group or Membership())
     monkeypatch.setattr(optimizer_module, "gather", exchange)
-    closures = {}
+    modules, ends = [make_module(), make_module()], {}
 
     def run(rank):
-        module = make_module()
+        module = modules[rank]
         optimizer = ZOOptimizer(
             module.parameters(), 0.05, epsilon=0.02, pairs=2, momentum=0.9, precond="diag", seed=4,
             process_group=Membership(rank, 2),
@@ -928,7 +969,7 @@ def test_two_ranks_are_one(monkeypatch):
         closure = closure_of(module)
         for _ in range(4):
             optimizer.step(closure)
-        closures[rank] = (bits(module), optimizer.last)
+        ends[rank] = (bits(module), optimizer.last)
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
     for thread in threads:
@@ -944,8 +985,8 @@ def test_two_ranks_are_one(monkeypatch):
         alone.step(closure_of(module))
     assert alone.last.curvatures
     for rank in range(2):
-        assert same_bits(closures[rank][0], bits(module))
-        assert closures[rank][1] == alone.last
+        assert same_bits(ends[rank][0], bits(module))
+        assert ends[rank][1] == alone.last
     # Once the sums of six tensors, then direction, slope, loss and curvature of two pairs.
     assert sorted(set(sizes)) == [(1, 6), (2, 4)]
 

@@ -27,7 +27,7 @@ from modicum.zeroth.torch.curvature import CURVATURE_RATE, RunningCurvature
 from modicum.zeroth.torch.distributed import Group, gather, resolve_group
 from modicum.zeroth.torch.evaluation import BatchedEvaluator, Evaluator
 from modicum.zeroth.torch.kernels import Backend
-from modicum.zeroth.torch.noise import CPU_CHUNK, WORD, Slot, squared_norm
+from modicum.zeroth.torch.noise import CPU_CHUNK, DEVICE_CHUNK, WORD, Slot, squared_norm
 from modicum.zeroth.torch.perturbation import InPlace, Perturbation, Streamed, contiguous_noise
 from modicum.zeroth.torch.radius import (
     GROWTH,
@@ -152,7 +152,13 @@ class ZOOptimizer(torch.optim.Optimizer):
     ValueError
         If a number is out of its range or a word unknown.
     TypeError
-        If a parameter is not of a floating dtype.
+        If a parameter is not of a floating dtype, or is sharded.
+
+    Notes
+    -----
+    A step that is less than half a unit in the last place of a weight is lost, which in half
+    precision most small steps are: train float32 weights, or float32 adapters of half-precision
+    ones.
     """
 
     def __init__(
@@ -208,7 +214,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             assert isinstance(radius, int | float)
             self.epsilon = radius / math.sqrt(self.dimension)
 
-    # Parameters -------------------------------------------------------------------------------
+    # Parameters ---------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; see `torch.optim.Optimizer.add_param_group`."""
@@ -284,7 +290,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             self.backend,
         )
 
-    # A step -----------------------------------------------------------------------------------
+    # A step -------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> torch.Tensor:  # type: ignore[override]
@@ -502,10 +508,12 @@ class ZOOptimizer(torch.optim.Optimizer):
         """Return the variance of the diagonal's buffers over all coordinates."""
         total = square = 0.0
         for parameter, _ in self._trained():
-            measured = self._buffer(parameter, "curvature").double()
-            total += float(measured.sum())
-            square += float(measured.square().sum())
-        return max(0.0, square / self.dimension - (total / self.dimension) ** 2)
+            measured = self._buffer(parameter, "curvature")
+            total += float(measured.sum(dtype=torch.float64))
+            norm = float(torch.linalg.vector_norm(measured, dtype=torch.float64))
+            square += norm * norm
+        mean = total / self.dimension
+        return max(0.0, square / self.dimension - mean * mean)
 
     # The radius ---------------------------------------------------------------------------------
 
@@ -526,7 +534,10 @@ class ZOOptimizer(torch.optim.Optimizer):
         for _ in range(settings.rounds):
             sums = self._ladder(evaluate, epsilon)
             if not sums.finite:
-                break
+                if chosen is not None:
+                    break
+                epsilon /= GROWTH
+                continue
             noise_squared = min(noise_squared, sums.noise_squared)
             sums = replace(sums, noise_squared=noise_squared)
             chosen = balanced_epsilon(sums, settings, self.dimension, evaluate.resolution)
@@ -534,12 +545,12 @@ class ZOOptimizer(torch.optim.Optimizer):
             if sums.seen:
                 break
             epsilon *= GROWTH
-        if chosen is None:
+        if chosen is None and self.epsilon is None:
             raise ValueError(
-                f"losses at epsilon={epsilon:g} are not finite; give radius=AutoRadius(start=…) a "
-                "smaller start, or epsilon itself"
+                f"losses are not finite even at epsilon={epsilon * GROWTH:g}, so no radius can be "
+                "measured"
             )
-        self.epsilon = chosen
+        self.epsilon = chosen or self.epsilon
         self._measured_at = self.steps
 
     def _ladder(self, evaluate: Evaluator, epsilon: float) -> LadderSums:
@@ -555,7 +566,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         means = np.mean(rows, axis=0).tolist()
         return LadderSums(**dict(zip(fields, means, strict=True)))
 
-    # Machines and modules that do not fit -----------------------------------------------
+    # Machines and modules that do not fit -------------------------------------------------------
 
     def _agree(self) -> None:
         """Check once that all processes begin with the same parameters."""
@@ -563,7 +574,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         if self._agreed or group.size == 1:
             return
         trained = self._trained()
-        sums = [[float(parameter.double().sum()) for parameter, _ in trained]]
+        sums = [[float(parameter.sum(dtype=torch.float64)) for parameter, _ in trained]]
         rows = gather(sums, group, trained[0][0].device)
         names = [name for name, parameter in self.named() if parameter.requires_grad]
         for name, values in zip(names, zip(*rows, strict=True), strict=True):
@@ -709,8 +720,9 @@ def _add_scaled(target: torch.Tensor, source: torch.Tensor, scale: float) -> Non
         return
     precise = torch.promote_types(target.dtype, source.dtype)
     flat_target, flat_source = target.view(-1), source.view(-1)
-    for at in range(0, len(flat_target), CPU_CHUNK):
-        here = slice(at, at + CPU_CHUNK)
+    size = CPU_CHUNK if target.device.type == "cpu" else DEVICE_CHUNK
+    for at in range(0, len(flat_target), size):
+        here = slice(at, at + size)
         # Two operations: adding with a factor might round once on one device and twice on another.
         part = flat_source[here].to(precise) * scale
         flat_target[here].copy_(part.add_(flat_target[here]))

@@ -130,8 +130,11 @@ def ladder_sums(plus_DSR: np.ndarray, minus_DSR: np.ndarray, epsilon: float) -> 
     ladder_R = epsilon * np.array(LADDER)
     odd_R3 = np.stack([2 * ladder_R, ladder_R**3 / 3, ladder_R**5 / 60], 1)
     even_R3 = np.stack([np.ones_like(ladder_R), ladder_R**2 / 2, ladder_R**4 / 24], 1)
-    difference_DSR, mean_DSR = plus_DSR - minus_DSR, (plus_DSR + minus_DSR) / 2
     odd_3R, even_3R = np.linalg.pinv(odd_R3), np.linalg.pinv(even_R3)
+    finite = np.isfinite(plus_DSR).all() and np.isfinite(minus_DSR).all()
+    # A loss that is not finite makes all sums NaN, and nothing else a warning.
+    plus_DSR = plus_DSR if finite else np.full_like(plus_DSR, np.nan)
+    difference_DSR, mean_DSR = plus_DSR - minus_DSR, (plus_DSR + minus_DSR) / 2
     odd_DS3 = difference_DSR @ odd_3R.T
     residual_DSR = difference_DSR - odd_DS3 @ odd_R3.T
     freedom = len(LADDER) - odd_R3.shape[1]
