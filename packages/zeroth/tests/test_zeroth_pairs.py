@@ -737,6 +737,14 @@ def test_kurtosis_tells_heavy_tails():
     assert math.isnan(silent.kurtosis)
 
 
+@pytest.mark.parametrize("size", [1e-100, 1e-150, 1e100])
+def test_kurtosis_does_not_depend_on_the_size_of_residuals(size):
+    # Squares of squares of rounding errors of an exact function underflow to 0.
+    u, even, radius, _ = even_data(39, 200, 2)
+    one = fit_even(u, even, radius, noise=0.3).kurtosis
+    assert fit_even(u, size * even, radius, noise=0.3).kurtosis == pytest.approx(one)
+
+
 @pytest.mark.parametrize(("kind", "d"), [("full", 15), ("diag", 30), ("lowrank:8", 8)])
 def test_the_spectral_factor_is_that_of_pure_noise(kind, d):
     rng = rng_of(40)

@@ -256,9 +256,18 @@ def _fit(
         spectral_factor=model.spectral_factor,
         noise=(told * square * count / dof) ** 0.5 if dof > _DOF_MIN else np.nan,
         dof=dof,
-        kurtosis=float(np.mean(square_N**2) / np.mean(square_N) ** 2) if square_N.any() else np.nan,
+        kurtosis=_kurtosis(square_N),
         count=count,
     )
+
+
+def _kurtosis(square_N: np.ndarray) -> float:
+    """Give the kurtosis of residuals from their squares, whose own squares may underflow."""
+    largest = float(square_N.max())
+    if largest == 0:
+        return np.nan
+    relative_N = square_N / largest
+    return float(np.mean(relative_N**2) / np.mean(relative_N) ** 2)
 
 
 def _feature_chunks(data: _EvenData, model: Curvature) -> Iterator[tuple[slice, Array]]:
