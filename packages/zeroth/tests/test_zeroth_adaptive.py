@@ -479,3 +479,22 @@ def test_the_smallest_budget(d, least):
         method.run(lambda x: rough(x - 0.5))
     assert method.nfev <= least and method.status == BUDGET_SPENT
     assert np.isfinite(method.recommendation().x).all()
+
+
+def test_an_optimum_inside_wide_bounds_is_found_as_without_them():
+    optimum = np.array([-3.8, 0.2, 3.3])
+    noise = np.random.default_rng(0)
+
+    def fun(points):
+        return np.sum((points - optimum) ** 2, axis=1) + noise.normal(0, 0.1, len(points))
+
+    for scale in (1.0, 6.0):
+        run = Adaptive(np.zeros(3), 3000, scale=scale, bounds=[(-5, 5)] * 3, rng=1)
+        assert np.sum((run.run(fun).x - optimum) ** 2) < 0.01
+
+
+def test_a_start_without_values_ends_the_run():
+    run = Adaptive(np.zeros(2), 200, rng=0)
+    run.run(lambda points: np.full(len(points), np.nan))
+    assert run.status == 3 and "10 of 10 values at x0" in run.message
+    assert np.array_equal(run.recommendation().x, np.zeros(2))

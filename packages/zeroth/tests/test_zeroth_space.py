@@ -501,3 +501,17 @@ def test_a_step_out_of_a_corner_is_none():
     np.testing.assert_array_equal(
         space.constrain(np.zeros(2), -gradient, gradient, np.eye(2)), [0, 0]
     )
+
+
+def test_close_frames_stay_at_their_centre_while_there_is_room():
+    box = Space([0.0, 0.0], bounds=[(-5.0, 5.0), (-5.0, 5.0)])
+    z = np.array([3.0, 0.0])
+    wide = box.close_frame(z, None, 4.0, 0.5)
+    assert np.array_equal(wide.center, z) and 2 <= wide.radius <= 2 * 2**0.25
+    assert np.array_equal(box.close_frame(z, None, 1.5, 0.5).center, z)
+    assert box.close_frame(z, None, 1.5, 0.5).radius == 1.5
+    # At the bound itself there is no room at any radius.
+    edge = box.close_frame(np.array([5.0, 0.0]), None, 4.0, 0.5)
+    assert edge.radius == 2.0 and edge.center == pytest.approx([3.0, 0.0])
+    free = Space([0.0, 0.0]).close_frame(z, None, 4.0, 0.5)
+    assert free.radius == 4.0 and np.array_equal(free.center, z)

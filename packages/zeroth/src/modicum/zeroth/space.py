@@ -78,6 +78,10 @@ class Frame:
     radius: float
 
 
+_RADIUS_STEP = 2**-0.25
+"""Ratio of the radii that `Space.close_frame` tries."""
+
+
 class _Region(Protocol):
     """A closed convex set in internal coordinates."""
 
@@ -340,6 +344,29 @@ class Space:
             Positive.
         """
         return self._region.frame(z, shape, radius)
+
+    def close_frame(
+        self, z: np.ndarray, shape: np.ndarray | None, radius: float, least: float
+    ) -> Frame:
+        """Fit an ellipsoid of pairs that stays at its centre, smaller if it must.
+
+        Of the radii from `radius` down to ``least * radius`` the first is taken at which both sides
+        of every pair are feasible around ``z`` itself; if there is none, the centre of the smallest
+        moves inward as of `frame`.
+
+        Parameters
+        ----------
+        z, shape, radius
+            As for `frame`.
+        least
+            In (0, 1].
+        """
+        share = 1.0
+        while True:
+            frame = self._region.frame(z, shape, share * radius)
+            if share <= least or np.array_equal(frame.center, z):
+                return frame
+            share = max(share * _RADIUS_STEP, least)
 
     def coordinate_steps(self, z: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
         """Find room for steps of `radius` along coordinates, one or two at a time.

@@ -33,7 +33,7 @@ from modicum.zeroth.methods._history import (
     PastRound,
     combine_gradients,
 )
-from modicum.zeroth.optimizer import Optimizer, Recommendation, Round
+from modicum.zeroth.optimizer import TOO_MANY_LOST, Optimizer, Recommendation, Round
 from modicum.zeroth.pairs import Pairs, difference_noise, make_pairs, odd_gradient
 from modicum.zeroth.regression import HessianFit, fit_even
 from modicum.zeroth.space import Frame
@@ -96,6 +96,9 @@ EIGEN_FLOOR = 1e-3
 
 ADDED_ROUNDS = 60
 """Rounds that may be added because the point is still far away or a step was taken back."""
+
+LEAST_ROOM = 0.5
+"""Share of the radius below which pairs near bounds rather move their centre inward."""
 
 TRUST_LEAST = 8.0
 """The trust radius does not fall below the sampling radius divided by this."""
@@ -196,8 +199,8 @@ class AdaptiveState:
         What the pairs of the last round left over, as the standard deviation of one value.
     odd_square, odd_dof
         Sum of squares and degrees of freedom of differences, for paired evaluations.
-    trust, radius
-        Longest step and radius of the next round's pairs.
+    trust, radius, sampled
+        Longest step, radius aimed at and radius of the last round's pairs within the bounds.
     bias_weight, bias_sum
         Weighted sums behind the squared rate at which gradients change with the squared radius.
     information
@@ -214,6 +217,7 @@ class AdaptiveState:
     noise: float
     trust: float
     radius: float
+    sampled: float
     added: int = 0
     taken_back: int = 0
     noise_square: float = 0.0
@@ -248,6 +252,7 @@ class _Drawn(NamedTuple):
     inner: int
     centers: int
     radius: float
+    aimed: float
     seen: bool
 
 
@@ -379,6 +384,7 @@ class Adaptive(Optimizer):
             noise=math.nan if self.noise is None else self.noise,
             trust=self.space.length,
             radius=self.space.length,
+            sampled=self.space.length,
         )
 
     # Questions -----------------------------------------------------------------------------------
@@ -430,8 +436,8 @@ class Adaptive(Optimizer):
         state, d = self.state, self.dimension
         _, centers, count = self._round_size()
         shape = self._shape()
-        radius, seen = self._next_radius(count)
-        frame = self.space.frame(state.x, shape, OUTER * radius)
+        aimed, seen = self._next_radius(count)
+        frame = self.space.close_frame(state.x, shape, OUTER * aimed, LEAST_ROOM)
         radius = frame.radius / OUTER
         outer = max(1, round(count * (OUTER_SHARE_SEEN if seen else 0.5)))
         if count >= 2 * d:
@@ -452,7 +458,7 @@ class Adaptive(Optimizer):
         ]
         u_Nd = drawn[0] if len(drawn) == 1 else array_namespace(drawn[0]).concat(drawn, axis=0)
         whole = np.eye(d) if frame.shape is None else frame.shape
-        return _Drawn(u_Nd, radius_N, frame, whole, inner, centers, radius, seen)
+        return _Drawn(u_Nd, radius_N, frame, whole, inner, centers, radius, aimed, seen)
 
     def _shape(self) -> np.ndarray | None:
         """Give the ellipsoid of pairs, of spectral norm 1."""
@@ -524,7 +530,10 @@ class Adaptive(Optimizer):
 
     def _take_repeats(self, values: np.ndarray) -> None:
         state = self.state
-        values = values[np.isfinite(values)]
+        asked, values = len(values), values[np.isfinite(values)]
+        if len(values) < 2:
+            self.stop(TOO_MANY_LOST, f"{asked - len(values)} of {asked} values at x0 were lost")
+            return
         self._learn_noise(values)
         state.start_values = values.tolist()
         state.known = {"fun": float(values.mean()), "fun_std": state.noise / len(values) ** 0.5}
@@ -615,7 +624,7 @@ class Adaptive(Optimizer):
     def _age(self, drawn: _Drawn) -> None:
         """Devalue what was learned at another radius, elsewhere or in another shape."""
         state = self.state
-        shrunk = min(1.0, drawn.radius / state.radius)
+        shrunk = min(1.0, drawn.radius / state.sampled)
         bias, hessian = shrunk**12, shrunk**4
         if state.step_norm > state.radius * (1 + PIVOT):
             bias *= STALE
@@ -628,7 +637,8 @@ class Adaptive(Optimizer):
         state.bias_weight *= bias
         state.bias_sum *= bias
         state.information *= hessian
-        state.radius, state.shape = drawn.radius, drawn.shape
+        # Where bounds leave less room, the radius aimed at is kept for when they leave more.
+        state.radius, state.sampled, state.shape = drawn.aimed, drawn.radius, drawn.shape
 
     # One round -----------------------------------------------------------------------------------
 
@@ -1005,6 +1015,9 @@ class Adaptive(Optimizer):
             longest = self.strong_convexity / self.hessian_lipschitz
             # After a step that failed the constants are not to be relied on.
             longest = min(longest, state.trust) if taken_back else longest
+        # Where bounds have moved the centre, the way back to the point is no step.
+        moved = 0.0 if taken_back else float(np.linalg.norm(state.x - base.x))
+        longest += moved
         clipped = clipped_newton_eigen(eigenvalues_d, vectors_dd, base.gradient, longest)
         step = self.space.constrain(base.x, clipped.step, base.gradient, base.hessian)
         if state.taken_back > 1:
@@ -1015,8 +1028,10 @@ class Adaptive(Optimizer):
         decrease = -(float(base.gradient @ step) + curvature / 2)
         error = math.sqrt(base.gradient_var + base.gradient_bias)
         decrease_std = float(np.linalg.norm(base.inverse_shape @ step)) * error
+        there = self.space.project(base.x + step)
+        length = float(np.linalg.norm(there - state.x)) if moved else length
         state.previous = base.x
-        state.x = self.space.project(base.x + step)
+        state.x = there
         state.step_norm, state.decrease = length, decrease
         state.hit = length >= 0.99 * state.trust and decrease > 2 * decrease_std
         # Longest step and radius are often equal: rounding must not decide.

@@ -51,6 +51,9 @@ FINAL_MOST = 10_000
 _RESOLUTION = 1e-13
 """Radius of pairs, as a share of a coordinate, at which their two points are no longer apart."""
 
+LEAST_ROOM = 1 / 16
+"""Share of the radius below which pairs near bounds rather move their centre inward."""
+
 _DRAWN_ROWS = 1024
 _RECORDS = 200
 
@@ -281,7 +284,8 @@ class Streaming(Optimizer):
         reach = 1.0
         if self.space.bounded and self.directions == "gaussian":
             reach = float(np.linalg.norm(host(u_Nd), axis=1).max())
-        frame = self.space.frame(self.state.x, None, radius * reach)
+        # A gradient at another point than the iterate's would pull it away.
+        frame = self.space.close_frame(self.state.x, None, radius * reach, LEAST_ROOM)
         drawn = _Drawn(u_Nd, frame.radius / reach, frame.shape, distance_N)
         step_Nd = u_Nd if frame.shape is None else u_Nd @ like(frame.shape, u_Nd)
         if distance_N is not None:
