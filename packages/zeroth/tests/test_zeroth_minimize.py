@@ -183,6 +183,27 @@ def test_a_wrong_length_is_named_in_the_message(call):
     assert "of shape (3,) for 50 points" in result.message
 
 
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (None, "a NoneType"),
+        ("1.0", "a str"),
+        (1j, "complex"),
+        ((1.0, 2.0), "a tuple"),
+        (np.zeros(2), "of shape (2,)"),
+        (np.nan, "nan"),
+        (np.inf, "infinite"),
+    ],
+    ids=["None", "str", "complex", "tuple", "array", "nan", "inf"],
+)
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"two-stage"}))
+def test_a_function_without_numbers_ends_a_run_with_the_reason(method, value, why):
+    result = minimize(lambda x: value, np.zeros(2), 300, method=method, rng=0)
+    assert (result.success, result.status) == (False, 3)
+    assert why in result.message
+    np.testing.assert_array_equal(result.x, np.zeros(2))
+
+
 def test_failures_are_named_in_the_message(call):
     calls = iter(range(10_000))
 
@@ -194,6 +215,22 @@ def test_failures_are_named_in_the_message(call):
     result = call(fun)
     assert (result.status, result.nfev, result.retried, result.lost) == (0, 299, 1, 0)
     assert "1 evaluations failed (1 raised TimeoutError); last exception: Time" in result.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"callback": lambda: None}, r"callback must take one argument.*\(\)"),
+        ({"callback": lambda xk, state: None}, r"callback must take one argument.*\(xk, state\)"),
+        ({"options": ["retries"]}, "options must be a dictionary"),
+    ],
+)
+def test_a_wrong_form_is_refused_before_anything_is_evaluated(call, settings, match):
+    def fun(x):
+        raise AssertionError("evaluated")
+
+    with pytest.raises(TypeError, match=match):
+        call(fun, **settings)
 
 
 # Callbacks ----------------------------------------------------------------------------------------

@@ -340,11 +340,18 @@ def _notifier(callback: Any) -> Callable[[Callable[[], Any]], None] | None:
     if not callable(callback):
         raise TypeError(f"callback must be a function, not {callback!r}")
     try:
-        names = set(inspect.signature(callback).parameters)
+        signature = inspect.signature(callback)
     except ValueError:  # some built-in functions have no signature
-        names = set()
-    if names == {"intermediate_result"}:
+        return lambda gather: callback(gather().x)
+    if set(signature.parameters) == {"intermediate_result"}:
         return lambda gather: callback(intermediate_result=gather())
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise TypeError(
+            "callback must take one argument, callback(xk) or callback(intermediate_result), not"
+            f" {signature}"
+        ) from None
     return lambda gather: callback(gather().x)
 
 
@@ -372,6 +379,8 @@ def _split_options(
     cls: type[Optimizer], options: Mapping[str, Any] | None, hessian: str, order: int
 ) -> tuple[dict[str, Any], dict[str, Any], float]:
     """Sort options by whom they are for: the oracle, the method, the loop."""
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dictionary, not {options!r}")
     given = dict(options or {})
     known = constructor_options(cls)
     for name, value in (("hessian", hessian), ("order", order)):
