@@ -393,6 +393,17 @@ def test_streamed_refuses_what_it_cannot_follow():
     assert optimizer.last.scalars[0] == pytest.approx(float(normals(0, 0, 0, 8).sum()), rel=1e-4)
 
 
+def test_sparse_tensors_beside_parameters():
+    theta = nn.Parameter(torch.ones(3, 2))
+    picked = torch.eye(3).to_sparse()
+    slopes = []
+    for perturb in ("in-place", "streamed"):
+        optimizer = ZOOptimizer([theta], 0.0, epsilon=0.1, perturb=perturb)
+        optimizer.step(lambda: torch.sparse.mm(picked, theta).square().sum())
+        slopes.append(optimizer.last.scalars)
+    assert slopes[0] == slopes[1]
+
+
 def test_parameters_in_one_storage():
     flat = torch.arange(6.0)
     first, second = nn.Parameter(flat[:4]), nn.Parameter(flat[4:])

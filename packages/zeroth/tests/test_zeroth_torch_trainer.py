@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -323,6 +327,48 @@ def test_losses_of_trl(tmp_path):
     again = make_model()
     replay(again, tmp_path / "sft.zo.jsonl")
     assert same_bits(bits(again), bits(model))
+
+
+PROCESS = """
+import importlib.util, json, sys, warnings
+warnings.simplefilter("ignore")
+spec = importlib.util.spec_from_file_location("cases", sys.argv[1])
+cases = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cases)
+folder = sys.argv[2]
+model = cases.make_model()
+trainer = cases.ZOTrainer(
+    model=model, args=cases.make_arguments(folder, ddp_backend="gloo"),
+    train_dataset=cases.Tokens(), zo_options=cases.OPTIONS, trajectory=f"{folder}/run.zo.jsonl",
+)
+trainer.train()
+cases.torch.save(model.state_dict(), f"{folder}/{trainer.args.process_index}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_directions(tmp_path):
+    """The real thing over gloo: each its own batches, both the same weights, in one file."""
+    script = tmp_path / "process.py"
+    script.write_text(PROCESS)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), __file__, str(tmp_path)],
+            env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    again = make_model()
+    assert replay(again, tmp_path / "run.zo.jsonl").steps == 6
+    assert all(torch.equal(one[name], value) for name, value in again.state_dict().items())
+    assert len(read_trajectory(tmp_path / "run.zo.jsonl").steps[0][1].scalars) == 4
 
 
 @pytest.mark.gpu

@@ -19,7 +19,7 @@ Neither knows what the evaluation is for.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -177,6 +177,18 @@ class Streamed(Perturbation):
         """Return the mode under which operations read perturbed parameters."""
         return _ReadPerturbed(self, direction, scale)
 
+    def concerned(self, values: Iterable[Any]) -> bool:
+        """Say whether a tensor among arguments, or in a list there, lies in parameters' memory."""
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                if value.layout != torch.strided:
+                    continue
+                if value.untyped_storage().data_ptr() in self.storages:
+                    return True
+            elif isinstance(value, list | tuple) and self.concerned(value):
+                return True
+        return False
+
     def perturbed(self, tensor: torch.Tensor, direction: int, scale: float) -> torch.Tensor:
         """Return the perturbed copy of a parameter or of a view of it; other tensors as they are.
 
@@ -187,7 +199,7 @@ class Streamed(Perturbation):
         """
         index = self.index_of_address.get(tensor.data_ptr())
         if index is None:
-            if tensor.numel() and tensor.untyped_storage().data_ptr() in self.storages:
+            if tensor.numel():
                 self._check_foreign(tensor)
             return tensor
         self.read.add(index)
@@ -232,12 +244,17 @@ class _ReadPerturbed(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        # Most operations read no parameter, and so cost no more than this look at their arguments.
+        if not (self.streamed.concerned(args) or self.streamed.concerned(kwargs.values())):
+            return func(*args, **kwargs)
         if func._schema.is_mutable:
             self._check_writes(func, args, kwargs)
         args, kwargs = tree_map_only(torch.Tensor, self._replace, (args, kwargs))
         return func(*args, **kwargs)
 
     def _replace(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.layout != torch.strided:
+            return tensor
         return self.streamed.perturbed(tensor, self.direction, self.scale)
 
     def _check_writes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
