@@ -116,7 +116,8 @@ def _no_gains_for_all(regrets: Regrets, columns: list[tuple[str, int]], quick: b
                 holds=None if quick else ratio >= BEHIND,
                 unit="times the default's regret",
                 note=f"worst of {len(ratios)} columns: {problem}, {budget:,} evaluations; ratio of"
-                f" medians, interval of that column alone; criterion: at least {BEHIND:g}, with budgets up to 100,000",
+                f" medians, interval of that column alone; criterion: at least {BEHIND:g}, with"
+                " budgets up to 100,000",
             )
         )
     return claims
