@@ -130,7 +130,7 @@ def test_estimate_is_unbiased(directions):
     F.cross_entropy(module(x), y).backward()
     gradient = torch.cat([p.grad.reshape(-1) for p in module.parameters()])
     start = batched.flat()
-    pairs, dimension = 1000, len(gradient)
+    pairs, dimension = 600, len(gradient)
     optimizer = ZOOptimizer(
         module.parameters(), 1.0, epsilon=1e-4, pairs=pairs, directions=directions, seed=5
     )
