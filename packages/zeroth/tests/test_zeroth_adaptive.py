@@ -498,3 +498,34 @@ def test_a_start_without_values_ends_the_run():
     run.run(lambda points: np.full(len(points), np.nan))
     assert run.status == 3 and "10 of 10 values at x0" in run.message
     assert np.array_equal(run.recommendation().x, np.zeros(2))
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_few_values_without_noise_outweigh_what_was_known(noise):
+    # 211 unknowns of the Hessian; the last round has more than four times as many pairs.
+    regrets = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        root = rng.standard_normal((20, 20))
+        hessian, optimum = root @ root.T + np.eye(20), rng.standard_normal(20)
+
+        def regret(x, hessian=hessian, optimum=optimum):
+            return 0.5 * np.einsum("...i,ij,...j->...", x - optimum, hessian, x - optimum)
+
+        def fun(x, regret=regret, rng=rng):
+            return regret(x) + noise * rng.standard_normal(len(x))
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZerothWarning)
+            regrets.append(float(regret(Adaptive(np.zeros(20), 4000, rng=seed).run(fun).x)))
+    assert max(regrets) < (1e-6 if noise else 1e-12)
+
+
+def test_values_that_repeat_exactly_do_not_blame_the_last_step_for_their_roughness():
+    def rough(x):
+        return (x**2).sum(-1) + 1e-3 * np.sin(1e6 * x.sum(-1))
+
+    for seed in range(8):
+        method = Adaptive(np.ones(3), 2000, rng=seed, min_radius=0.7, noise=1e-3)
+        method.run(rough)
+        assert not method.warnings and (method.recommendation().x ** 2).sum() < 1e-5

@@ -29,7 +29,8 @@ def test_a_scaled_down_run_reports_what_its_table_says(context, monkeypatch):
     ]
     for (d, known, T), row in cells.items():
         seeds, mean, low, high, median, largest, _, formula, share = row
-        assert seeds == 3 and low <= mean <= high <= largest and median <= largest
+        # Of three seeds, the mean of the worst three times may be above it by a rounding error.
+        assert seeds == 3 and low <= mean <= high <= largest * (1 + 1e-12) and median <= largest
         assert formula == pytest.approx(3 / 8 * d / (2 * (T / 4) ** (2 / 3)))
         assert share == pytest.approx(mean / formula)
         # A run by hand from the same streams.

@@ -128,6 +128,10 @@ PRIOR_LEAST = 1e-2
 START = -1
 """Number of the round before the first."""
 
+EVIDENCE_STEPS = 5
+"""Repetitions of the fit of a Hessian to few pairs. What is known beforehand counts as much as a
+quarter of the pairs, unless they contradict it: without noise they know better."""
+
 UNEVEN = 4.0
 """Largest factor in variance that uneven directions may cost least squares."""
 
@@ -562,7 +566,11 @@ class Adaptive(Optimizer):
             return
         means = [float(half.mean()) for half in halves]
         variances = [float(half.var(ddof=1)) / len(half) for half in halves]
-        if means[0] - means[1] > SAFETY_ERRORS * math.sqrt(sum(variances)):
+        error = math.sqrt(sum(variances))
+        if not any(np.ptp(half) > 0 for half in halves):
+            # Values that repeat exactly differ from place to place by what the model calls noise.
+            error = math.sqrt(2.0) * self._odd_noise()
+        if means[0] - means[1] > SAFETY_ERRORS * error:
             assert state.previous is not None
             state.x = state.previous
             state.known.update(fun=means[1], fun_std=math.sqrt(variances[1]))
@@ -872,22 +880,39 @@ class Adaptive(Optimizer):
             prior = state.accepted.hessian
         else:
             prior = np.eye(d) * max(float(np.linalg.norm(gradient)) / state.trust, TINY)
-        precision = pairs.count * drawn.radius**4 / (2 * d * d * level**2)
-        if self._model != "full" or pairs.count > (d + 1) * (d + 2):
-            precision *= PIVOT
+        share = pairs.count * drawn.radius**4 / (2 * d * d)
         used = self._enough(pairs.count)
-        fit = fit_even(
-            pairs.directions[used],
-            pairs.even[used],
-            pairs.radius[used],
-            noise=level if pairs.noise is None else pairs.noise[used],
-            center=value,
-            center_precision=value_std**-2,
-            prior=drawn.shape @ prior @ drawn.shape.T,
-            prior_precision=precision,
-            hessian=self._model,
-            robust=self.robust is not None,
-        )
+        told = 1.0 if pairs.noise is None else pairs.noise[used] / level
+        known = drawn.shape @ prior @ drawn.shape.T
+
+        def fitted(level: float, precision: float) -> HessianFit:
+            return fit_even(
+                pairs.directions[used],
+                pairs.even[used],
+                pairs.radius[used],
+                noise=level * told,
+                center=value,
+                center_precision=value_std**-2,
+                prior=known,
+                prior_precision=precision,
+                hessian=self._model,
+                robust=self.robust is not None,
+            )
+
+        few = self._model == "full" and pairs.count <= (d + 1) * (d + 2)
+        fit = fitted(level, share / level**2 * (1.0 if few else PIVOT))
+        if few:
+            least = level
+            for _ in range(self._refits(pairs.count)):
+                moved = float(np.sum((fit.matrix - known) ** 2))
+                if not moved > 0 or math.isnan(fit.noise):
+                    break
+                # Noise and width of the prior under which this fit is the likeliest.
+                dof = max(fit.dof, 0.0)
+                square = (fit.noise**2 * dof + PRIOR_DOF * least**2) / (dof + PRIOR_DOF)
+                strength = (pairs.count - fit.dof) * square / (moved * share)
+                level = math.sqrt(square)
+                fit = fitted(level, share / square * min(max(strength, PIVOT), 1.0))
         if self.robust is None and fit.kurtosis > KURTOSIS_MAX and fit.dof > KURTOSIS_DOF:
             self._warn(
                 "the noise has heavy tails (kurtosis of residuals above"
@@ -898,6 +923,11 @@ class Adaptive(Optimizer):
         inflation = (excess + PRIOR_DOF) / (dof + PRIOR_DOF)
         fit = replace(fit, constant_std=fit.constant_std * math.sqrt(inflation))
         return fit, fit.std**2 * inflation
+
+    def _refits(self, count: int) -> int:
+        """Give how often a fit of few pairs may be repeated to find the strength of its prior."""
+        unknowns = (self.dimension + 1) * (self.dimension + 2) // 2
+        return min(EVIDENCE_STEPS, FIT_PRODUCTS // (2 * count * unknowns**2))
 
     def _enough(self, count: int) -> slice:
         """Choose the pairs that a Hessian is fitted to: all, unless that would take long."""
