@@ -109,7 +109,7 @@ KURTOSIS_MAX, KURTOSIS_DOF = 10.0, 50
 LARGEST_FULL, UNKNOWNS_PER_PAIR = 200, 4
 """Most variables of a full Hessian, and its unknowns per pair of the last round."""
 
-PAIRS_PER_UNKNOWN, FIT_PRODUCTS = 4, 20_000_000_000
+PAIRS_PER_UNKNOWN, FIT_PRODUCTS = 2, 20_000_000_000
 """Pairs per unknown and products (seconds on one core) that suffice for a full Hessian: its error
 counts only times the step, which is short at the end, so more pairs would be wasted on it."""
 
@@ -135,6 +135,7 @@ quarter of the pairs, unless they contradict it: without noise they know better.
 UNEVEN = 4.0
 """Largest factor in variance that uneven directions may cost least squares."""
 
+HUGE = float(np.finfo(float).max) ** 0.5
 PIVOT = 1e-9
 TINY = float(np.finfo(float).tiny) ** 0.5
 
@@ -199,8 +200,9 @@ class AdaptiveState:
         Steps in a row after which the function was worse.
     noise, noise_square, noise_dof
         Standard deviation of one value; sum of squares and degrees of freedom behind it.
-    pair_noise
-        What the pairs of the last round left over, as the standard deviation of one value.
+    pair_noise, pairs_seen
+        What the pairs of the last round left over, as the standard deviation of one value, and
+        whether there have been enough pairs to tell.
     odd_square, odd_dof
         Sum of squares and degrees of freedom of differences, for paired evaluations.
     trust, radius, sampled
@@ -227,6 +229,7 @@ class AdaptiveState:
     noise_square: float = 0.0
     noise_dof: float = 0.0
     pair_noise: float = 0.0
+    pairs_seen: bool = False
     odd_square: float = 0.0
     odd_dof: float = 0.0
     bias_weight: float = 0.0
@@ -491,7 +494,8 @@ class Adaptive(Optimizer):
         if state.travelling:
             radius = max(radius, min(state.step_norm, 2 * state.radius))
         seen = False
-        if state.bias_weight > 0:
+        # Before the noise is known, a difference of gradients is no bias.
+        if state.bias_weight > 0 and not (self._blind and not state.pairs_seen):
             mean, error = _bias(state.bias_sum, state.bias_weight, d)
             seen = mean > DETECTED * error
 
@@ -519,8 +523,12 @@ class Adaptive(Optimizer):
         if self.noise is not None:
             return self.noise
         # The start may be a point without noise in a function with noise.
-        blind = self.state.noise_square == 0
-        return max(self.state.noise, self.state.pair_noise) if blind else self.state.noise
+        return max(self.state.noise, self.state.pair_noise) if self._blind else self.state.noise
+
+    @property
+    def _blind(self) -> bool:
+        """Whether all repeated values so far were equal."""
+        return self.noise is None and not self.paired and self.state.noise_square == 0
 
     # Answers -------------------------------------------------------------------------------------
 
@@ -554,7 +562,7 @@ class Adaptive(Optimizer):
             state.noise_square = kept * state.noise_square + square
             state.noise_dof = kept * state.noise_dof + len(values) - 1
         if state.noise_dof > 0:
-            floor = NOISE_FLOOR * max(1.0, abs(float(values.mean())))
+            floor = NOISE_FLOOR * abs(float(values.mean())) + TINY
             state.noise = max(math.sqrt(state.noise_square / state.noise_dof), floor)
 
     def _take_checks(self, values: np.ndarray) -> None:
@@ -578,8 +586,12 @@ class Adaptive(Optimizer):
                 "the last step made the function worse and was taken back: the model does not fit"
             )
             return
-        model = state.known["fun_std"] ** 2
-        share = model / (model + variances[0]) if model + variances[0] > 0 else 0.0
+        fresh = max(variances[0], self._odd_noise() ** 2 / len(halves[0]) / 2)
+        variances[0] = fresh
+        # What separates the model from fresh values beyond their noise is an error of the model.
+        apart = (means[0] - state.known["fun"]) ** 2
+        model = max(state.known["fun_std"] ** 2, apart - fresh)
+        share = model / (model + fresh) if model + fresh > 0 else 0.0
         state.known["fun"] += share * (means[0] - state.known["fun"])
         state.known["fun_std"] = math.sqrt(model * (1 - share))
 
@@ -601,7 +613,13 @@ class Adaptive(Optimizer):
             self._age(drawn)
             self._step(drawn, pairs, value, value_std, int(np.count_nonzero(~kept)))
         if state.left < 4 or state.rounds_left < 1:
-            if self.noise is None and state.noise_square == 0:
+            if state.hit or state.travelling:
+                self._warn(
+                    "the last step was as long as allowed: the optimum is farther away; a larger"
+                    " budget or scale gets there"
+                )
+            largest = max(map(abs, state.start_values), default=0.0)
+            if self._blind and state.pair_noise <= math.sqrt(NOISE_FLOOR) * largest:
                 self._warn(
                     "repeated values are equal: for a function without noise"
                     " scipy.optimize.minimize(method='COBYQA') needs fewer evaluations"
@@ -682,9 +700,12 @@ class Adaptive(Optimizer):
 
         Third derivatives are in the one and fourth derivatives in the other, so the less counts.
         """
-        noise, dof = difference_noise(pairs.directions, pairs.odd, pairs.radius)
-        if not self.paired and min(dof, fit.dof) >= PRIOR_DOF and not math.isnan(fit.noise):
-            self.state.pair_noise = min(noise, fit.noise)
+        if self.paired:
+            return
+        seen = (difference_noise(pairs.directions, pairs.odd, pairs.radius), (fit.noise, fit.dof))
+        found = [noise for noise, dof in seen if dof >= PRIOR_DOF and not math.isnan(noise)]
+        if found:
+            self.state.pair_noise, self.state.pairs_seen = min(found), True
 
     def _take_back(self, base: Accepted, lost: int) -> None:
         """Return to the last accepted centre: for a shorter step, the second time for new pairs."""
@@ -807,9 +828,10 @@ class Adaptive(Optimizer):
         gap = radii_square[1] - radii_square[0]
         slope_d = (far[0] - near[0]) / gap
         noise = (near[1] + far[1]) / gap**2
-        if noise > 0:
-            self.state.bias_weight += 1 / noise**2
-            self.state.bias_sum += (float(slope_d @ slope_d) - noise) / noise**2
+        square = noise**2 if math.isfinite(noise) and noise < HUGE else math.inf
+        if TINY < square < math.inf:
+            self.state.bias_weight += 1 / square
+            self.state.bias_sum += (float(slope_d @ slope_d) - noise) / square
 
     def _bias_rates(self) -> tuple[float, float]:
         """Give the squared change of a gradient per squared radius: likely, and cautious."""
@@ -1124,23 +1146,27 @@ class Adaptive(Optimizer):
         seen = float(np.sum((base.inverse_shape @ step) ** 2))
         newton = weight * base.smooth_std**2 * seen / 2
         newton += (lipschitz * float(step @ step) / 2) ** 2 / (2 * d * eigenvalues_d[0])
+        # What is left of the way where the step was cut off.
+        rest = base.gradient + base.hessian @ step
+        if not self.space.bounded:
+            newton += float(np.sum((vectors_dd.T @ rest) ** 2 / eigenvalues_d)) / 2
         terms = {
             "bias": weight * bias_square / 2,
             "variance": weight * base.gradient_var / 2,
-            "newton": newton,
+            "newton": float(newton),
         }
         spread = float(np.sum(base.inverse_shape**2))
         self.state.known = {
             "fun": base.model_value - decrease,
             "fun_std": math.hypot(base.model_value_std, decrease_std),
-            "jac": base.gradient,
+            "jac": rest,
             "jac_cov_trace": base.gradient_var * spread,
             "hess": base.hessian,
             "strong_convexity": float(
                 eigenvalues_d[0] if self.strong_convexity is None else self.strong_convexity
             ),
             "hessian_lipschitz": float(lipschitz),
-            "predicted_regret": sum(terms.values()),
+            "predicted_regret": float(sum(terms.values())),
             "predicted_regret_terms": terms,
             "radius": base.radius,
         }
@@ -1151,6 +1177,8 @@ class Adaptive(Optimizer):
 
 
 def _checked_hessian(hessian: str) -> str:
+    if not isinstance(hessian, str):
+        raise TypeError(f'hessian must be "full", "diag", "none" or "lowrank:k", not {hessian!r}')
     kind, _, rank = hessian.partition(":")
     if hessian in ("full", "diag", "none") or (kind == "lowrank" and rank.isdecimal()):
         return hessian

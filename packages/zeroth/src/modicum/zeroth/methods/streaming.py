@@ -51,7 +51,7 @@ FINAL_MOST = 10_000
 _RESOLUTION = 1e-13
 """Radius of pairs, as a share of a coordinate, at which their two points are no longer apart."""
 
-LEAST_ROOM = 1 / 16
+LEAST_ROOM = 1 / 4
 """Share of the radius below which pairs near bounds rather move their centre inward."""
 
 _DRAWN_ROWS = 1024
