@@ -182,7 +182,7 @@ def test_live_bytes_counts_what_lives():
 
 def test_memory_is_weights_and_what_lives(monkeypatch):
     monkeypatch.setattr(fine_tuning, "MEMORY_BATCH", 8)
-    found = fine_tuning.memory("full", 0)
+    found = fine_tuning.memory("full", ("streamed", "in-place"), 0)
     model = make_model(0, "full", fine_tuning.MEMORY_WIDTH, fine_tuning.MEMORY_LENGTH)
     weights = sum(4 * p.numel() for p in model.parameters())
     largest = max(4 * p.numel() for p in model.parameters())

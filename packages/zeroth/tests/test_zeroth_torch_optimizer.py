@@ -728,7 +728,7 @@ def test_radius_is_measured_again_when_asked():
 
 def test_losses_that_are_never_finite_have_no_radius():
     optimizer = ZOOptimizer(make_module().parameters(), 0.1)
-    with pytest.raises(ValueError, match=r"losses are not finite even at epsilon=1\.95"):
+    with pytest.raises(ValueError, match=r"losses are not finite even at epsilon=9\.7"):
         optimizer.step(lambda: float("inf"))
 
 

@@ -37,11 +37,12 @@ from modicum.zeroth.torch import (
     normals,
     replay,
 )
+from modicum.zeroth.torch.optimizer import Perturb
 
 SYMBOLS, LENGTH = 12, 6
 WIDTH, HEADS, LAYERS = 32, 2, 2
 RANK = 4
-GRADIENT_BATCH, HELD_OUT = 2048, 512
+GRADIENT_BATCH, HELD_OUT = 1024, 512
 """Sequences of the exact gradient and of the losses before and after training."""
 
 RADII = tuple(10.0 ** (half / 2) for half in range(-8, 1))
@@ -51,11 +52,11 @@ SMALL = 1.01e-2
 """Radii up to here are small: bias is far below everything else."""
 
 SLOPE_BATCH = 32
-DIRECTIONS, QUICK_DIRECTIONS = 200, 16
-MEASURING_START = 0.03
+DIRECTIONS, QUICK_DIRECTIONS = 200, 12
+MEASURING_START = 0.1
 """Where measuring the radius begins."""
 TRAIN_BATCH = 16
-STEPS, QUICK_STEPS = 200, 24
+STEPS, QUICK_STEPS = 200, 12
 SEEDS, QUICK_SEEDS = 4, 2
 RATES = {"adapters": 0.02, "full": 0.003}
 """Learning rates, the largest round ones that train stably with shared batches."""
@@ -69,10 +70,15 @@ FLAT = 1.1
 FLAT_LOSS = 0.01
 SLOPE_TOLERANCE = 0.1
 AUTO_WORSE = 2.0
-REPLAY_STEPS = 20
+REPLAY_STEPS = 12
 BYTES_PER_STEP = 40.0
 MEMORY_SHARE = 1.05
 MEMORY_BATCH, MEMORY_LENGTH, MEMORY_WIDTH = 256, 15, 128
+PERTURBS: dict[str, tuple[Perturb, ...]] = {
+    "full": ("streamed", "in-place"),
+    "adapters": ("streamed", "in-place"),
+}
+QUICK_PERTURBS: dict[str, tuple[Perturb, ...]] = {"full": ("streamed",), "adapters": ("in-place",)}
 STRIDE = 1 << 20
 
 
@@ -401,8 +407,8 @@ class Memory:
     scratch: int = 0
 
 
-def memory(kind: str, seed: int) -> Memory:
-    """Measure a wider model on a larger batch, at inference and in steps of either perturbation."""
+def memory(kind: str, perturbs: Sequence[Perturb], seed: int) -> Memory:
+    """Measure a wider model on a larger batch, at inference and in steps."""
     model = make_model(seed, kind, MEMORY_WIDTH, MEMORY_LENGTH)
     batch = sequences(MEMORY_BATCH, torch_generator(seed, "cpu", "memory"), MEMORY_LENGTH)
     weights = [*model.parameters(), *model.buffers()]
@@ -414,7 +420,7 @@ def memory(kind: str, seed: int) -> Memory:
         return resident + live.peak
 
     found = Memory(peak(partial(model.loss, batch)), scratch=_scratch_bytes(seed))
-    for perturb in ("streamed", "in-place"):
+    for perturb in perturbs:
         optimizer = ZOOptimizer(model.parameters(), 0.0, epsilon=1e-3, perturb=perturb, seed=seed)
         step = peak(partial(optimizer.step, partial(model.loss, batch)))
         found.steps[perturb] = step + found.scratch
@@ -697,7 +703,8 @@ def run(ctx: RunContext) -> Result:
             kind: train_all(kind, radii, steps, seeds, lambda: task.advance(1)) for kind in kinds
         }
         replayed = replay_bits(ctx.out, ctx.seed)
-        memories = {kind: memory(kind, ctx.seed) for kind in ("full", "adapters")}
+        weighed = QUICK_PERTURBS if ctx.quick else PERTURBS
+        memories = {kind: memory(kind, weighed[kind], ctx.seed) for kind in weighed}
         task.advance(1)
     claims = _slope_claims(slopes)
     for kind, losses in trained.items():

@@ -103,8 +103,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         Learning rate, as for SGD.
     radius
         Distance of the perturbed points, ``ε √d`` for d trained numbers; or ``"auto"`` or an
-        `AutoRadius`, to measure it before the first step, with 80 evaluations or, where bias hides
-        in noise at first, up to four times as many.
+        `AutoRadius`, to measure it before the first step, with 160 evaluations or, where bias hides
+        in noise at first, up to six times as many.
     epsilon
         Standard deviation of a coordinate's perturbation, as MeZO counts; give it in place of
         `radius`.

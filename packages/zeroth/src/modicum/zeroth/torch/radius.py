@@ -32,10 +32,10 @@ LADDER = (0.25, 0.5, 1.0, 1.5, 2.0)
 """Distances of a measurement, in units of its epsilon."""
 
 STATES = 2
-GROWTH = 8.0
+GROWTH = 4.0
 """How much farther the next measurement goes when this one saw no third derivative."""
 
-DETECTED = 3.0
+DETECTED = 4.0
 """Standard errors by which a squared third derivative must exceed zero to count as seen."""
 
 
@@ -66,9 +66,9 @@ class AutoRadius:
     """
 
     start: float = 1e-3
-    directions: int = 4
+    directions: int = 8
     averaged: int = 1000
-    rounds: int = 4
+    rounds: int = 6
     every: int | None = None
     effective_dimension: float | None = None
 
