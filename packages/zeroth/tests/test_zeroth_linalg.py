@@ -139,6 +139,20 @@ def test_step_beyond_the_largest_float():
     assert clipped.floor == pytest.approx(math.sqrt(2) * 1e200)
 
 
+def test_step_exactly_as_long_as_the_radius_is_not_floored():
+    clipped = clipped_newton(np.diag([1.0, 2.0]), np.array([3.0, 8.0]), 5.0)
+    assert clipped.floor == 0
+    np.testing.assert_array_equal(clipped.step, [-3, -4])
+
+
+def test_floor_that_rounding_hides():
+    # The second coordinate alone has length 1 and the first adds less than a float resolves; the
+    # floor is then the next eigenvalue at most.
+    clipped = clipped_newton(np.diag([1.0, 4.0, 9.0]), np.array([2e-8, 4.0, 0.0]), 1.0)
+    assert 1 <= clipped.floor <= 4
+    assert np.linalg.norm(clipped.step) <= 1 + 1e-15
+
+
 def test_eigenvalues_in_any_order_give_the_same_step():
     rng = np.random.default_rng(2)
     V, lam, gradient = (
@@ -313,6 +327,7 @@ def test_on_a_gpu_the_result_stays_there():
         (lambda: clipped_newton(np.eye(2), np.ones(2), 0.0), "radius must be positive, got 0.0"),
         (lambda: clipped_newton(np.eye(2), np.ones(2), math.nan), "radius must be positive"),
         (lambda: clipped_newton(np.diag([1.0, -1]), np.ones(2), 1.0), "got least.*-1.0.*floor"),
+        (lambda: clipped_newton(np.diag([1.0, 0]), np.ones(2), 1.0), r"positive.*got least.*0\.0"),
         (lambda: clipped_newton(np.eye(2), np.ones(3), 1.0), r"gradient \(d,\), got.*\(3,\)"),
         (lambda: clipped_newton(np.eye(2), np.array([1, np.inf]), 1.0), "gradient must be finite"),
         (lambda: clipped_newton(np.ones(2), np.ones(2), 1.0), r"square.*\(2,\)"),

@@ -77,7 +77,7 @@ def test_floors_are_exact(T, d):
     for found, divisor in ((counts.n_m, 10 * d), (counts.n_H, 10 * d * d)):
         # n <= T^0.9 / divisor, in whole numbers.
         assert (found * divisor) ** 10 <= T**9 < ((found + 1) * divisor) ** 10
-    assert counts.n_g == T // 10
+    assert counts.n_g == T // 10 == T // round(1 / theory.FINAL_SHARE)
     assert counts.n_H_final == T // (10 * d * d)
 
 
@@ -187,7 +187,10 @@ def test_warnings_stand_exactly_where_conditions_fail():
     )
     assert not [text for text in plan(d, 640, **gentle).warnings if "pairs" in text]
     # 64 ρ⁴ d⁶ = 26.2, so 27 samples: a budget of 160 · 27.
-    assert "n_H=26 samples per point" in "".join(plan(d, 4319, **gentle).warnings)
+    assert plan(d, 4319, **gentle).warnings == (
+        "the final Hessian has n_H=26 samples per point, its guarantee needs 64 ρ⁴σ²d⁶/M⁶=26.21 "
+        "(a budget of 4320)",
+    )
     assert plan(d, 4320, **gentle).warnings == ()
     assert plan(d, 4320, **gentle).guaranteed_budget == 4320
     # 5 R²ρ²/M² + 1 = 2.8, and three rounds begin at 3^10.
@@ -197,6 +200,9 @@ def test_warnings_stand_exactly_where_conditions_fail():
     assert "N=2 rounds" in early.warnings[0] and "needs 5R²ρ²/M²+1=2.8 (" in early.warnings[0]
     assert early.guaranteed_budget == 3**10
     assert plan(d, 3**10, **gentle, distance=distance).warnings == ()
+    assert "(a budget of 5.905e+04)" in early.warnings[0]
+    # 5 · 2² + 1 = 21 rounds are exactly enough.
+    assert not any("first stage" in text for text in plan(1, 21**10, **UNIT, distance=2).warnings)
     assert plan(d, 3**10, **gentle).guaranteed_distance == pytest.approx(10 * math.sqrt(2 / 5))
 
 

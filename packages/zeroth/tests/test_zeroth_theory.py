@@ -312,6 +312,18 @@ def test_hessian_bias_bound_holds(d):
     assert closest > 0.1
 
 
+def test_hessian_bias_bound_by_hand_and_where_curvature_has_a_kink():
+    assert theory.hessian_bias_bound(dimension=3, hessian_lipschitz=2, radius=0.5) == pytest.approx(
+        math.sqrt(2)
+    )
+    # f = ρ|x|³/6 in one dimension: second difference ρ r/3, a √2 below the bound for any d.
+    rho, r = 1.4, 0.3
+    points, rows = hessian_weights(1, r)
+    estimate = rows[0, 0] @ (rho * np.abs(points[:, 0]) ** 3 / 6)
+    bound = theory.hessian_bias_bound(dimension=1, hessian_lipschitz=rho, radius=r)
+    assert estimate * math.sqrt(2) == pytest.approx(bound)
+
+
 # Tails -------------------------------------------------------------------------------------------
 
 
@@ -375,6 +387,8 @@ def test_tail_values_by_hand():
     assert theory.gradient_tail(1.1, **constants) == theory.gradient_tail(
         1.1, **wider, tail_scale=1
     )
+
+    assert theory.hessian_tail(1.1, **constants) == theory.hessian_tail(1.1, **wider, tail_scale=1)
 
 
 @QUICK
@@ -635,7 +649,7 @@ def test_rate_and_the_constants_of_its_bounds():
     rate = theory.rate(**CONSTANTS, budget=1000)
     assert rate == pytest.approx(7 * 2 ** (2 / 3) * 0.4 ** (4 / 3) / (0.3 * 100))
     assert theory.upper_bound(**CONSTANTS, budget=1000) / rate == pytest.approx(27.85, abs=0.005)
-    assert theory.lower_bound(**CONSTANTS, budget=1000) / rate == pytest.approx(0.0017, abs=5e-5)
+    assert theory.lower_bound(**CONSTANTS, budget=1000) / rate == pytest.approx(1.6981e-3, rel=1e-4)
     # Twice the last term of the final stage's bound with a tenth of the budget in pairs.
     last = theory.model_bound(**CONSTANTS, samples=1, pairs=100, bootstrap_regret=0)
     assert 2 * last == pytest.approx(theory.upper_bound(**CONSTANTS, budget=1000))
@@ -699,8 +713,10 @@ def test_required_budget_is_a_power_of_the_regret():
 
 
 def test_required_budget_refuses_what_it_does_not_know():
-    with pytest.raises(ValueError, match=r"share must lie in \(0, 0.5\].*got 0.6"):
-        theory.required_budget(1e-3, **CONSTANTS, share=0.6)
+    with pytest.raises(ValueError, match=r"share must lie in \(0, 0.5\].*got 0.51"):
+        theory.required_budget(1e-3, **CONSTANTS, share=0.51)
+    with pytest.raises(ValueError, match=r"share must lie in .*got 0\.0"):
+        theory.required_budget(1e-3, **CONSTANTS, share=0.0)
     with pytest.raises(ValueError, match=r"kind must be one of.*'upper'.*got 'best'"):
         theory.required_budget(1e-3, **CONSTANTS, kind="best")
 
@@ -774,6 +790,14 @@ def test_noiseless_bootstrap(d, strength):
             )
             assert np.linalg.norm(f.gradient(x)) <= bound + 1e-12
         assert np.linalg.norm(f.gradient(x)) < 1e-3 * small
+
+
+def test_gradient_after_a_newton_step_on_a_cubic():
+    # f = x²/2 + ρ x³/6: the gradient after a full step is ρ s²/2 exactly.
+    rho, x = 0.6, 0.7
+    step = -(x + rho * x**2 / 2) / (1 + rho * x)
+    after = (x + step) + rho * (x + step) ** 2 / 2
+    assert theory.newton_gradient_bound(-step, hessian_lipschitz=rho) == pytest.approx(after)
 
 
 def test_bootstrap_steps_and_distance_are_inverse():
