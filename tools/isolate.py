@@ -207,16 +207,16 @@ def try_core_versions(wheels: Path, scratch: Path) -> str:
     major, minor, patch = (int(part) for part in current.split("."))
     patched = f"{major}.{minor}.{patch + 1}"
     series = f"modicum-core>={major}.{minor},<{major}.{minor + 1}"
-    dependencies = f'dependencies = ["{series}"]'
+    requirement = f'"{series}"'
     build_changed("core", {f'version = "{current}"': f'version = "{patched}"'}, index, scratch)
     for wheel in wheels.glob("modicum_core-*.whl"):
         shutil.copy(wheel, index)
-    newer = f'dependencies = ["modicum-core>={patched}"]'
-    build_changed("zeroth", {dependencies: newer}, index, scratch)
+    newer = f'"modicum-core>={patched}"'
+    build_changed("zeroth", {requirement: newer}, index, scratch)
     build_changed("testtime", {}, index, scratch)
     build_changed(
         "daved",
-        {dependencies: f'dependencies = ["modicum-core>={major}.{minor + 1}"]'},
+        {requirement: f'"modicum-core>={major}.{minor + 1}"'},
         index,
         scratch,
     )

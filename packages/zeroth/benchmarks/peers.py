@@ -132,8 +132,8 @@ class Task:
 
 
 BOX = 1.5
-"""Half the side of the cube in units of the scale, for methods that need a box: they run on problems
-whose optimum lies within 1."""
+"""Half the side of the cube in units of the scale, for methods that need a box: they run on
+problems whose optimum lies within 1."""
 
 Run = Callable[[Objective, Task], np.ndarray]
 
