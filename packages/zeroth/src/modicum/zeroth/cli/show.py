@@ -88,9 +88,10 @@ def check_picture(path: Path) -> None:
     ValueError
         If matplotlib knows no format of that ending.
     """
-    from matplotlib.figure import Figure
+    from modicum.core.plots import new_axes
 
-    formats = Figure().canvas.get_supported_filetypes()
+    figure, _ = new_axes("modicum-zeroth")
+    formats = figure.canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in formats:
         raise ValueError(
             f"{path}: a picture ends in one of {', '.join(f'.{name}' for name in formats)}"
