@@ -575,7 +575,7 @@ def rate(
 
     Notes
     -----
-    Source: arXiv 2406.19617, theorem 1.
+    Source: arXiv 2406.19617, its rate.
     """
     d = _positive("dimension", dimension)
     rho, sigma = _nonnegative("hessian_lipschitz", hessian_lipschitz), _nonnegative("noise", noise)
@@ -625,7 +625,7 @@ def lower_bound(
 
     Notes
     -----
-    Source: arXiv 2406.19617, theorem 2.
+    Source: arXiv 2406.19617, its lower bound.
     """
     return LOWER_CONSTANT * rate(
         dimension=dimension,
