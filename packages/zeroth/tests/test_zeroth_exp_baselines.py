@@ -33,7 +33,9 @@ def test_ratios_are_those_of_separate_runs(tmp_path, small):
         for problem in ("skew", "stretched")
     )
     assert claims["against_best_untuned"].measured == pytest.approx(worst)
-    assert claims["against_best_untuned"].holds == (worst <= 2)
+    low, high = claims["against_best_untuned"].interval
+    expected = True if high <= 2 else False if low > 2 else None
+    assert claims["against_best_untuned"].holds is expected
     loss = max(
         median("adaptive", problem) / median("zosgd-tuned", problem)
         for problem in ("skew", "stretched")

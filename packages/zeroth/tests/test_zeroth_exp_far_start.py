@@ -77,7 +77,9 @@ def test_claims_fail_where_they_must():
     assert not failing() and not failing(quick=True)
     assert failing(far=[3.9e-3] * 4) == set()
     assert failing(far=[4.1e-3] * 4) == failing(far=[4.1e-3] * 4, quick=True) == {"far_start"}
-    assert failing(far=[1e-3, 1e-3, 1e-3, 0.06], quick=True) == {"far_start_worst"}
+    # Of four seeds one of which is bad, a quick run cannot tell the ratio.
+    undecided = failing(far=[1e-3, 1e-3, 1e-3, 0.06], quick=True)
+    assert undecided == {"far_start", "far_start_worst"}
     assert failing(own=[1e-3, 1e-3, 101.0, 1e-3]) == {"nothing_diverges"}
     assert failing(own=[1e-3, 1e-3, np.nan, 1e-3]) == {"nothing_diverges"}
     assert failing(peer=[np.inf, np.inf, 1.0, np.inf]) == {"local_steps_diverge"}

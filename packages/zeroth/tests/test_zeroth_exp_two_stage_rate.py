@@ -34,7 +34,9 @@ def test_a_scaled_down_run_reports_what_its_table_says(context, monkeypatch):
         assert claims[f"slope_{d}"].measured == pytest.approx(np.polyfit(x, y, 1)[0])
         low, high = claims[f"slope_{d}"].interval
         assert low <= claims[f"slope_{d}"].measured <= high
-        assert claims[f"slope_{d}"].holds == (low <= -2 / 3 + 0.1 and high >= -2 / 3 - 0.1)
+        inside = -2 / 3 - 0.1 <= low and high <= -2 / 3 + 0.1
+        outside = high < -2 / 3 - 0.1 or low > -2 / 3 + 0.1
+        assert claims[f"slope_{d}"].holds == (True if inside else False if outside else None)
     for d, T, evaluations, seeds, mean, low, high, median, _, formula, share in table.rows:
         assert evaluations <= T and seeds == 2
         assert low <= mean <= high and median <= high
@@ -46,6 +48,12 @@ def test_a_scaled_down_run_reports_what_its_table_says(context, monkeypatch):
     last = table.rows[-1]
     assert claims["last_step_pays"].measured == pytest.approx(last[8] / last[4])
     assert claims["last_step_pays"].holds is None
+    first, final = np.transpose(
+        [experiment.one_run(10, 30_000, 0, index, rotation=False)[1::-1] for index in range(2)]
+    )
+    straight = claims["last_step_pays_straight"]
+    assert straight.measured == pytest.approx(first.mean() / final.mean())
+    assert straight.holds is None
 
 
 def test_a_run_is_the_same_for_the_same_seed():
@@ -121,22 +129,26 @@ def made_up(exponent, gain=4.0, level=1.0, seeds=6):
     }
 
 
-def verdicts(found, quick=False):
-    return {claim.name: claim.holds for claim in experiment.claims(found, 0, quick)}
+def verdicts(found, quick=False, straight_gain=4.0):
+    (final,) = [made_up(-2 / 3)[10][max(experiment.BUDGETS)].final]
+    straight = Runs(final, straight_gain * final, 1)
+    return {claim.name: claim.holds for claim in experiment.claims(found, straight, 0, quick)}
 
 
 def test_claims_fail_where_they_must():
-    right = {"slope_5": True, "slope_10": True, "formula": True, "last_step_pays": True}
+    names = ("slope_5", "slope_10", "formula", "last_step_pays", "last_step_pays_straight")
+    right = dict.fromkeys(names, True)
     assert verdicts(made_up(-2 / 3)) == right
     assert verdicts(made_up(-0.58)) == right
     slow = verdicts(made_up(-0.5))
     assert not slow["slope_5"] and not slow["slope_10"] and slow["last_step_pays"]
     assert not verdicts(made_up(-0.8))["slope_5"]
-    assert not verdicts(made_up(-0.5), quick=True)["slope_10"]
+    assert verdicts(made_up(-0.5), quick=True)["slope_10"] is False
     assert not verdicts(made_up(-2 / 3, level=2.1))["formula"]
     assert not verdicts(made_up(-2 / 3, level=0.39))["formula"]
-    # A quick run decides by the interval, which is a few per cent wide here.
-    assert verdicts(made_up(-2 / 3, level=0.39), quick=True)["formula"]
-    assert not verdicts(made_up(-2 / 3, level=0.35), quick=True)["formula"]
+    # A quick run decides where its whole interval, a few per cent wide here, is on one side.
+    assert verdicts(made_up(-2 / 3, level=0.39), quick=True)["formula"] is None
+    assert verdicts(made_up(-2 / 3), straight_gain=6.0)["last_step_pays_straight"] is False
+    assert verdicts(made_up(-2 / 3, level=0.35), quick=True)["formula"] is False
     assert not verdicts(made_up(-2 / 3, gain=2.9))["last_step_pays"]
     assert not verdicts(made_up(-2 / 3, gain=5.1))["last_step_pays"]

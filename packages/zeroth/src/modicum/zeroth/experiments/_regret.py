@@ -1,4 +1,4 @@
-"""What experiments on regrets of many seeds share: means, exponents and ratios with intervals.
+"""What experiments on regrets of many seeds share: means, exponents, ratios, intervals, verdicts.
 
 All intervals are of 95 % and resample the seeds. Runs no method.
 
@@ -36,6 +36,26 @@ def ratio_interval(
     """Give the interval of the ratio of two means over the same seeds."""
     pick_BS = rng.integers(len(above_S), size=(RESAMPLES, len(above_S)))
     return ends(above_S[pick_BS].mean(1) / below_S[pick_BS].mean(1))
+
+
+def verdict(
+    value: float, interval: tuple[float, float], low: float, high: float, *, quick: bool
+) -> bool | None:
+    """Say whether a value is within limits.
+
+    A quick run has few seeds: it decides only where its whole interval is inside or outside, and
+    gives None otherwise.
+    """
+    if not quick:
+        return bool(low <= value <= high)
+    if low <= interval[0] and interval[1] <= high:
+        return True
+    return False if interval[1] < low or interval[0] > high else None
+
+
+def subject(quick: bool) -> str:
+    """Name what `verdict` looks at, for the note of a claim."""
+    return "its whole interval is" if quick else "it is"
 
 
 def exponent(

@@ -20,7 +20,13 @@ from modicum.core.device import numpy_generator
 from modicum.core.experiment import Claim, Figure, Result, RunContext, Table
 from modicum.core.stats import SlopeResult
 from modicum.zeroth.errors import ZerothWarning
-from modicum.zeroth.experiments._regret import exponent, mean_interval, ratio_interval
+from modicum.zeroth.experiments._regret import (
+    exponent,
+    mean_interval,
+    ratio_interval,
+    subject,
+    verdict,
+)
 from modicum.zeroth.methods.adaptive import Adaptive
 from modicum.zeroth.problems import skew
 
@@ -141,15 +147,8 @@ def slopes(found: Found, seed: int) -> dict[tuple[int, bool], SlopeResult]:
 
 
 def _slope_claim(dimension: int, known: bool, fit: SlopeResult, quick: bool) -> Claim:
-    low, high = fit.interval
     most = SLOPE + SLOPE_TOLERANCE if known else UNKNOWN_SLOPE
     least = SLOPE - SLOPE_TOLERANCE if known else -np.inf
-    if quick:
-        holds = low <= most and high >= least
-        criterion = "its interval meets"
-    else:
-        holds = least <= fit.slope <= most
-        criterion = "it is in"
     allowed = f"-2/3 ± {SLOPE_TOLERANCE}" if known else f"what is at most {UNKNOWN_SLOPE}"
     knowledge = "known" if known else "unknown"
     return Claim(
@@ -158,10 +157,10 @@ def _slope_claim(dimension: int, known: bool, fit: SlopeResult, quick: bool) -> 
         SLOPE,
         fit.slope,
         fit.interval,
-        bool(holds),
+        verdict(fit.slope, fit.interval, least, most, quick=quick),
         "exponent",
-        f"Slope of log mean regret over budgets from {LEAST_BUDGET:,} on; holds if {criterion}"
-        f" {allowed}. 95 %, bootstrap over seeds.",
+        f"Slope of log mean regret over budgets from {LEAST_BUDGET:,} on; holds if"
+        f" {subject(quick)} in {allowed}. 95 %, bootstrap over seeds.",
     )
 
 
@@ -181,10 +180,10 @@ def _formula_claim(found: Found, seed: int, quick: bool) -> Claim:
         1.0,
         share,
         interval,
-        (interval[0] if quick else share) <= FORMULA_MOST,
+        verdict(share, interval, 0.0, FORMULA_MOST, quick=quick),
         "measured / formula",
         f"Largest of {len(shares)} ratios at budgets from {LEAST_BUDGET:,} on (d={worst[0]},"
-        f" T={worst[1]:,}); holds if {'its low end' if quick else 'it'} is at most"
+        f" T={worst[1]:,}); holds if {subject(quick)} at most"
         f" {FORMULA_MOST:g}. 95 %, bootstrap over seeds.",
     )
 
@@ -205,10 +204,10 @@ def _cost_claim(found: Found, seed: int, quick: bool) -> Claim:
         None,
         ratio(worst),
         interval,
-        (interval[0] if quick else ratio(worst)) <= UNKNOWN_MOST,
+        verdict(ratio(worst), interval, 0.0, UNKNOWN_MOST, quick=quick),
         "unknown / known",
         f"Largest of {len(cells)} ratios of means (d={d}, T={T:,}); holds if"
-        f" {'its low end' if quick else 'it'} is at most {UNKNOWN_MOST:g}. 95 %, bootstrap over"
+        f" {subject(quick)} at most {UNKNOWN_MOST:g}. 95 %, bootstrap over"
         " seeds.",
     )
 
@@ -243,18 +242,17 @@ def _predicted_claim(found: Found, seed: int, quick: bool) -> Claim:
     worst = max(ratios, key=lambda key: abs(np.log(ratios[key])))
     interval = ratio_interval(*cells[worst], numpy_generator(seed, "predicted"))
     ratio = float(ratios[worst])
-    low, high = interval if quick else (ratio, ratio)
     return Claim(
         "predicted_regret",
         "The regret that the method predicts is right to a factor.",
         1.0,
         ratio,
         interval,
-        bool(low <= PREDICTED_FACTOR and high >= 1 / PREDICTED_FACTOR),
+        verdict(ratio, interval, 1 / PREDICTED_FACTOR, PREDICTED_FACTOR, quick=quick),
         "predicted / realised",
         f"Ratio of means farthest from 1 of {len(cells)} (d={worst[0]}, constants"
         f" {'known' if worst[1] else 'unknown'}, T={worst[2]:,}); holds if"
-        f" {'its interval meets' if quick else 'it is within'} a factor {PREDICTED_FACTOR:g}."
+        f" {subject(quick)} within a factor {PREDICTED_FACTOR:g}."
         " 95 %, bootstrap over seeds.",
     )
 

@@ -16,6 +16,7 @@ from modicum.core.device import numpy_generator
 from modicum.core.experiment import Claim, Figure, Result, RunContext, Table
 from modicum.core.stats import SlopeResult, bootstrap_interval
 from modicum.zeroth import estimators, theory
+from modicum.zeroth.experiments._regret import ends, exponent, resampled_means
 from modicum.zeroth.problems import Skew, skew
 
 DIMENSIONS = (4, 8, 16, 32, 64)
@@ -32,7 +33,6 @@ SPHERE_SLOPE, SPHERE_RANGE = 1.0, (0.9, 1.25)
 COORDINATE_SLOPE, COORDINATE_RANGE = 5 / 3, (1.5, 1.85)
 LEAST_RATIO = 5.0
 FORMULA_RANGE = (0.85, 1.15)
-RESAMPLES = 4000
 
 Samples = dict[int, np.ndarray]
 """Regrets ``(seeds,)`` by dimension."""
@@ -114,23 +114,10 @@ def measure(
     return found
 
 
-def slope(samples: Samples, seed: int, level: float = 0.95) -> SlopeResult:
+def slope(samples: Samples, seed: int) -> SlopeResult:
     """Fit the exponent of the mean regret; the interval is that of a bootstrap over seeds."""
     rng = numpy_generator(seed, "slope")
-    x_D = np.log(list(samples))
-    centred_D = x_D - x_D.mean()
-    weights_D = centred_D / (centred_D @ centred_D)
-    means_D = np.log([regrets.mean() for regrets in samples.values()])
-    resampled_DB = np.log([_resampled_means(regrets, rng) for regrets in samples.values()])
-    slopes_B = weights_D @ resampled_DB
-    fitted = float(weights_D @ means_D)
-    low, high = np.quantile(slopes_B, [(1 - level) / 2, (1 + level) / 2])
-    intercept = float(means_D.mean() - fitted * x_D.mean())
-    return SlopeResult(fitted, intercept, (float(low), float(high)), float(slopes_B.std()))
-
-
-def _resampled_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+    return exponent(list(samples), list(samples.values()), rng)
 
 
 def claims(found: dict[str, Samples], pairs: int, seed: int) -> list[Claim]:
@@ -139,7 +126,7 @@ def claims(found: dict[str, Samples], pairs: int, seed: int) -> list[Claim]:
     rng = numpy_generator(seed, "ratio")
     sphere, coordinates = found["sphere"][largest], found["coordinates"][largest]
     ratio = float(coordinates.mean() / sphere.mean())
-    ratios_B = _resampled_means(coordinates, rng) / _resampled_means(sphere, rng)
+    ratios_B = resampled_means(coordinates, rng) / resampled_means(sphere, rng)
     shares = [
         regrets.mean() / sphere_formula(dimension, pairs)
         for dimension, regrets in found["sphere"].items()
@@ -148,7 +135,7 @@ def claims(found: dict[str, Samples], pairs: int, seed: int) -> list[Claim]:
     share_B = np.exp(
         np.mean(
             [
-                np.log(_resampled_means(regrets, rng) / sphere_formula(dimension, pairs))
+                np.log(resampled_means(regrets, rng) / sphere_formula(dimension, pairs))
                 for dimension, regrets in found["sphere"].items()
             ],
             axis=0,
@@ -174,7 +161,7 @@ def claims(found: dict[str, Samples], pairs: int, seed: int) -> list[Claim]:
             f"In {largest} dimensions coordinate differences have several times the regret.",
             "d^(2/3), up to a factor",
             ratio,
-            _ends(ratios_B),
+            ends(ratios_B),
             ratio >= LEAST_RATIO,
             "coordinates / sphere",
             f"Ratio of means; holds from {LEAST_RATIO:g} on. 95 %, bootstrap over seeds.",
@@ -184,18 +171,13 @@ def claims(found: dict[str, Samples], pairs: int, seed: int) -> list[Claim]:
             "The formula for the regret of the sphere is right.",
             1.0,
             share,
-            _ends(share_B),
+            ends(share_B),
             FORMULA_RANGE[0] <= share <= FORMULA_RANGE[1],
             "measured / formula",
             f"Geometric mean over dimensions; holds within {FORMULA_RANGE[0]} to "
             f"{FORMULA_RANGE[1]}. 95 %, bootstrap over seeds.",
         ),
     ]
-
-
-def _ends(values_B: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values_B, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _slope_claim(

@@ -18,7 +18,12 @@ import numpy as np
 from modicum.core.device import numpy_generator
 from modicum.core.experiment import Claim, Figure, Result, RunContext, Table
 from modicum.zeroth.errors import ZerothWarning
-from modicum.zeroth.experiments._regret import mean_interval, ratio_interval
+from modicum.zeroth.experiments._regret import (
+    mean_interval,
+    ratio_interval,
+    subject,
+    verdict,
+)
 from modicum.zeroth.methods.adaptive import Adaptive
 from modicum.zeroth.methods.zosgd import ZOSGD
 from modicum.zeroth.problems import hypot, skew
@@ -147,10 +152,10 @@ def claims(found: Found, seed: int, quick: bool) -> list[Claim]:
             None,
             ratio,
             interval,
-            (interval[0] if quick else ratio) <= RATIO_MOST,
+            verdict(ratio, interval, 0.0, RATIO_MOST, quick=quick),
             "far / near",
             f"Ratio of mean regrets, d={DIMENSION}, T={DECIDING:,}; holds if"
-            f" {'its low end' if quick else 'it'} is at most {RATIO_MOST:g}. 95 %, bootstrap over"
+            f" {subject(quick)} at most {RATIO_MOST:g}. 95 %, bootstrap over"
             " seeds.",
         ),
         Claim(

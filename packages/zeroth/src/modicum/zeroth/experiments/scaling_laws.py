@@ -16,7 +16,13 @@ import numpy as np
 from modicum.core.device import numpy_generator
 from modicum.core.experiment import Claim, Figure, Result, RunContext, Table
 from modicum.core.stats import SlopeResult
-from modicum.zeroth.experiments._regret import exponent, mean_interval, ratio_interval
+from modicum.zeroth.experiments._regret import (
+    exponent,
+    mean_interval,
+    ratio_interval,
+    subject,
+    verdict,
+)
 from modicum.zeroth.experiments.adaptive_rate import formula, one_run
 
 DIMENSION, BUDGET = 5, 20_000
@@ -92,12 +98,8 @@ def _exponent_claim(name: str, known: bool, fit: SlopeResult, quick: bool) -> Cl
     decided = name == "noise" and known
     holds, criterion = None, "reported, not decided"
     if decided:
-        low, high = fit.interval if quick else (fit.slope, fit.slope)
-        holds = bool(low <= NOISE_BAND[1] and high >= NOISE_BAND[0])
-        criterion = (
-            f"holds if {'its interval meets' if quick else 'it is within'}"
-            f" {NOISE_BAND[0]:.2f} to {NOISE_BAND[1]:.2f}"
-        )
+        holds = verdict(fit.slope, fit.interval, *NOISE_BAND, quick=quick)
+        criterion = f"holds if {subject(quick)} within {NOISE_BAND[0]:.2f} to {NOISE_BAND[1]:.2f}"
     return Claim(
         f"{name}_{knowledge}",
         f"Constants {knowledge}: the regret grows as a power of {law.symbol}.",

@@ -3,8 +3,9 @@
 The function's Hessian changes fastest at its minimum, at the rate that the algorithm is told, so
 that the bias of its estimates is as large as it may be. Its regret should fall as ``T^(-2/3)`` and
 be what the formula for the last step says; and it should be much below the regret of the point that
-the first stage found, or the last step would be for nothing. The function is rotated at random, or
-its axes would be those of the coordinate differences, which makes their bias largest.
+the first stage found, or the last step would be for nothing. The function is rotated at random; the
+last of these is looked at without rotation as well, where the axes are those of the coordinate
+differences and the bias of the first stage is largest.
 
 Legend: ``S`` seeds, ``B`` resamples.
 """
@@ -21,6 +22,15 @@ from modicum.core.experiment import Claim, Figure, Result, RunContext, Table
 from modicum.core.stats import SlopeResult
 from modicum.zeroth import theory
 from modicum.zeroth.errors import ZerothWarning
+from modicum.zeroth.experiments._regret import (
+    ends,
+    exponent,
+    mean_interval,
+    ratio_interval,
+    resampled_means,
+    subject,
+    verdict,
+)
 from modicum.zeroth.methods.two_stage import TwoStage
 from modicum.zeroth.problems import skew
 
@@ -45,8 +55,6 @@ FORMULA_RANGE = (0.4, 2.0)
 GAIN_RANGE = (3.0, 5.0)
 GAIN_BUDGET = 10**7
 """Where the last step must gain that much, in the largest dimension."""
-
-RESAMPLES = 4000
 
 
 @dataclass(frozen=True)
@@ -73,14 +81,16 @@ def formula(dimension: int, budget: int) -> float:
     return 3 / 8 * dimension * scale / (CURVATURE * pairs ** (2 / 3))
 
 
-def one_run(dimension: int, budget: int, seed: int, index: int) -> tuple[float, float, int]:
+def one_run(
+    dimension: int, budget: int, seed: int, index: int, *, rotation: bool = True
+) -> tuple[float, float, int]:
     """Give the final regret, the one after the first stage, and the evaluations of one run."""
     rng = numpy_generator(seed, "two_stage_rate", dimension, budget, index)
     problem = skew(
         dimension,
         strong_convexity=STRONG_CONVEXITY,
         hessian_lipschitz=HESSIAN_LIPSCHITZ,
-        rotation=True,
+        rotation=rotation,
         rng=rng,
     )
     with warnings.catch_warnings():
@@ -108,56 +118,37 @@ def measure(
     for dimension in dimensions:
         found[dimension] = {}
         for budget in budgets:
-            runs = []
-            for index in range(seeds):
-                runs.append(one_run(dimension, budget, ctx.seed, index))
-                task.advance(budget)
-            final, first, evaluations = zip(*runs, strict=True)
-            found[dimension][budget] = Runs(np.array(final), np.array(first), evaluations[0])
+            found[dimension][budget] = runs_of(dimension, budget, ctx.seed, seeds)
+            task.advance(budget * seeds)
     return found
 
 
-def _resampled_means(values_S: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return values_S[rng.integers(len(values_S), size=(RESAMPLES, len(values_S)))].mean(1)
-
-
-def _ends(values_B: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values_B, [0.025, 0.975])
-    return float(low), float(high)
+def runs_of(dimension: int, budget: int, seed: int, seeds: int, *, rotation: bool = True) -> Runs:
+    """Give the runs of one cell."""
+    runs = [one_run(dimension, budget, seed, index, rotation=rotation) for index in range(seeds)]
+    final, first, evaluations = zip(*runs, strict=True)
+    return Runs(np.array(final), np.array(first), evaluations[0])
 
 
 def slope(runs: dict[int, Runs], least: int, seed: int) -> SlopeResult:
     """Fit the exponent of the mean regret from a budget on; the interval resamples the seeds."""
     rng = numpy_generator(seed, "slope")
     budgets = [budget for budget in runs if budget >= least]
-    x = np.log(budgets)
-    centred = x - x.mean()
-    weights = centred / (centred @ centred)
-    means = np.log([runs[budget].final.mean() for budget in budgets])
-    resampled = np.log([_resampled_means(runs[budget].final, rng) for budget in budgets])
-    slopes_B = weights @ resampled
-    fitted = float(weights @ means)
-    intercept = float(means.mean() - fitted * x.mean())
-    return SlopeResult(fitted, intercept, _ends(slopes_B), float(slopes_B.std()))
+    return exponent(budgets, [runs[budget].final for budget in budgets], rng)
 
 
 def _slope_claim(dimension: int, fit: SlopeResult, least: int, quick: bool) -> Claim:
     low, high = SLOPE - SLOPE_TOLERANCE, SLOPE + SLOPE_TOLERANCE
-    criterion = f"the slope is within {SLOPE_TOLERANCE} of -2/3"
-    holds = low <= fit.slope <= high
-    if quick:
-        criterion = f"the interval meets -2/3 ± {SLOPE_TOLERANCE}: few seeds"
-        holds = fit.interval[0] <= high and fit.interval[1] >= low
     return Claim(
         f"slope_{dimension}",
         f"In {dimension} dimensions the regret falls as the budget to the power -2/3.",
         SLOPE,
         fit.slope,
         fit.interval,
-        holds,
+        verdict(fit.slope, fit.interval, low, high, quick=quick),
         "exponent",
-        f"Slope of log mean regret over budgets from {least:,} on; holds if {criterion}. 95 %,"
-        " bootstrap over seeds.",
+        f"Slope of log mean regret over budgets from {least:,} on; holds if {subject(quick)} within"
+        f" {SLOPE_TOLERANCE} of -2/3. 95 %, bootstrap over seeds.",
     )
 
 
@@ -172,39 +163,32 @@ def _formula_claim(found: dict[int, dict[int, Runs]], seed: int, quick: bool) ->
     shares = [found[d][T].final.mean() / formula(d, T) for d, T in cells]
     worst = int(np.argmax(np.abs(np.log(shares))))
     d, T = cells[worst]
-    interval = _ends(_resampled_means(found[d][T].final, rng) / formula(d, T))
+    interval = ends(resampled_means(found[d][T].final, rng) / formula(d, T))
     low, high = FORMULA_RANGE
-    criterion = f"it is within {low:g} to {high:g}"
-    holds = bool(low <= shares[worst] <= high)
-    if quick:
-        criterion = f"its interval meets {low:g} to {high:g}: few seeds"
-        holds = interval[0] <= high and interval[1] >= low
     return Claim(
         "formula",
         "The regret is what the formula for the last step says.",
         1.0,
         float(shares[worst]),
         interval,
-        holds,
+        verdict(float(shares[worst]), interval, low, high, quick=quick),
         "measured / formula",
         f"The farthest from 1 of {len(cells)} ratios at budgets from {FORMULA_BUDGET:,} on (d={d},"
-        f" T={T:,}); holds if {criterion}. 95 %, bootstrap over seeds.",
+        f" T={T:,}); holds if {subject(quick)} within {low:g} to {high:g}. 95 %, bootstrap over"
+        " seeds.",
     )
 
 
-def _gain_claim(runs: dict[int, Runs], dimension: int, seed: int) -> Claim:
-    rng = numpy_generator(seed, "gain")
-    budget = max(runs)
-    pick_BS = rng.integers(len(runs[budget].final), size=(RESAMPLES, len(runs[budget].final)))
-    gain_B = runs[budget].first[pick_BS].mean(1) / runs[budget].final[pick_BS].mean(1)
-    gain = float(runs[budget].first.mean() / runs[budget].final.mean())
+def _gain_claim(name: str, axes: str, runs: Runs, dimension: int, budget: int, seed: int) -> Claim:
+    interval = ratio_interval(runs.first, runs.final, numpy_generator(seed, "gain"))
+    gain = float(runs.first.mean() / runs.final.mean())
     holds = GAIN_RANGE[0] <= gain <= GAIN_RANGE[1] if budget >= GAIN_BUDGET else None
     return Claim(
-        "last_step_pays",
-        "The point after the first stage has several times the regret of the final one.",
+        name,
+        f"The point after the first stage has several times the regret of the final one, {axes}.",
         None,
         gain,
-        _ends(gain_B),
+        interval,
         holds,
         "first stage / final",
         f"Ratio of means, d={dimension}, T={budget:,}; decided at T={GAIN_BUDGET:,}, holds within"
@@ -212,10 +196,16 @@ def _gain_claim(runs: dict[int, Runs], dimension: int, seed: int) -> Claim:
     )
 
 
-def claims(found: dict[int, dict[int, Runs]], seed: int, quick: bool) -> list[Claim]:
-    """Hold slopes, formula and gain to what was said beforehand."""
+def claims(
+    found: dict[int, dict[int, Runs]], straight: Runs, seed: int, quick: bool
+) -> list[Claim]:
+    """Hold slopes, formula and gain to what was said beforehand.
+
+    `straight` are the runs of the largest dimension and budget on the function without rotation.
+    """
     least = QUICK_SLOPE_BUDGET if quick else SLOPE_BUDGET
     largest = max(found)
+    budget = max(found[largest])
     return [
         *(
             _slope_claim(d, slope(runs, least, seed), least, quick)
@@ -223,7 +213,22 @@ def claims(found: dict[int, dict[int, Runs]], seed: int, quick: bool) -> list[Cl
             if d in SLOPE_DIMENSIONS
         ),
         _formula_claim(found, seed, quick),
-        _gain_claim(found[largest], largest, seed),
+        _gain_claim(
+            "last_step_pays",
+            "rotated at random",
+            found[largest][budget],
+            largest,
+            budget,
+            seed,
+        ),
+        _gain_claim(
+            "last_step_pays_straight",
+            "its axes those of the coordinate differences",
+            straight,
+            largest,
+            budget,
+            seed,
+        ),
     ]
 
 
@@ -234,7 +239,7 @@ def rows(found: dict[int, dict[int, Runs]], seed: int) -> list[list[Any]]:
     for dimension, by_budget in found.items():
         for budget, runs in by_budget.items():
             mean = float(runs.final.mean())
-            low, high = _ends(_resampled_means(runs.final, rng))
+            low, high = mean_interval(runs.final, rng)
             expected = formula(dimension, budget)
             listed.append(
                 [
@@ -311,6 +316,7 @@ def run(ctx: RunContext) -> Result:
     """Run the two-stage algorithm over budgets and dimensions and fit the exponents."""
     budgets, seeds = (QUICK_BUDGETS, QUICK_SEEDS) if ctx.quick else (BUDGETS, SEEDS)
     found = measure(ctx, budgets, seeds)
+    straight = runs_of(max(found), max(budgets), ctx.seed, seeds, rotation=False)
     table_rows = rows(found, ctx.seed)
     least = QUICK_SLOPE_BUDGET if ctx.quick else SLOPE_BUDGET
     fits = {dimension: slope(runs, least, ctx.seed) for dimension, runs in found.items()}
@@ -319,7 +325,7 @@ def run(ctx: RunContext) -> Result:
         f" curvature {CURVATURE:g} at the minimum. 95 %, bootstrap over seeds."
     )
     return ctx.result(
-        claims=claims(found, ctx.seed, ctx.quick),
+        claims=claims(found, straight, ctx.seed, ctx.quick),
         tables=[Table("Regret of the two-stage algorithm", COLUMNS, table_rows, note)],
         figures=_figure(table_rows, fits),
         text="Slopes: " + ", ".join(f"{fit.slope:.3f} (d = {d})" for d, fit in fits.items()) + ".",
