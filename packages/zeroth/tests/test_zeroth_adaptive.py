@@ -529,3 +529,11 @@ def test_values_that_repeat_exactly_do_not_blame_the_last_step_for_their_roughne
         method = Adaptive(np.ones(3), 2000, rng=seed, min_radius=0.7, noise=1e-3)
         method.run(rough)
         assert not method.warnings and (method.recommendation().x ** 2).sum() < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore::modicum.zeroth.errors.ZerothWarning")
+def test_a_start_at_the_optimum_of_a_function_without_noise_stays_there():
+    # All values are 0: nothing may be divided by their size.
+    for budget in (100, 1000):
+        found = Adaptive(np.zeros(2), budget, rng=0).run(lambda points: np.sum(points**2, axis=1))
+        assert np.sum(found.x**2) < 1e-12

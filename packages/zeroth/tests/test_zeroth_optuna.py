@@ -538,3 +538,8 @@ def test_quality_on_a_noisy_function():
     # The best value seen is the luckiest of many, far below what any point has.
     assert study.best_value < -0.3
     assert value_of(**best) < start / 2 and study.best_params != best
+
+
+def test_a_method_that_does_not_exist_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"method must be one of .*not 'foo'"):
+        ZerothSampler(budget=1000, method="foo")

@@ -1101,3 +1101,13 @@ def test_dropout_on_the_device_is_shared():
     optimizer = ZOOptimizer([theta], 0.1, epsilon=0.1, pairs=4)
     optimizer.step(lambda: F.dropout(ones, 0.5).sum() + 0 * theta.sum())
     assert optimizer.last.scalars == (0.0,) * 4
+
+
+def test_frozen_modules_and_losses_of_many_numbers_are_refused():
+    model = nn.Linear(2, 1)
+    loss = batched_module_loss(model, lambda call: call(torch.ones(3, 2)) ** 2)
+    with pytest.raises(ValueError, match=r"one number, got the shape \(3, 1\)"):
+        loss(np.zeros((4, 3)))
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter requires gradients"):
+        ZOOptimizer(model.parameters(), lr=0.1, radius=np.float32(0.1))

@@ -27,6 +27,7 @@ from modicum.zeroth.candidates import Candidate
 from modicum.zeroth.errors import ZerothWarning
 from modicum.zeroth.integrations._methods import make_optimizer
 from modicum.zeroth.integrations._turns import Turns
+from modicum.zeroth.minimize import method_class
 from modicum.zeroth.optimizer import Optimizer
 from modicum.zeroth.result import optimize_result
 
@@ -131,6 +132,7 @@ class ZerothSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
         self._consider_pruned_trials = consider_pruned_trials
         self._independent_sampler = independent_sampler or optuna.samplers.RandomSampler(seed=seed)
         self._warn_independent_sampling = warn_independent_sampling
+        method_class(method)  # refuses what is none
         self._options = {"noise": noise, "method": method, **options}
         self._warned: set[str] = set()
         self._runs: dict[str, _Run] = {}

@@ -114,7 +114,7 @@ PAIRS_PER_UNKNOWN, FIT_PRODUCTS = 2, 20_000_000_000
 counts only times the step, which is short at the end, so more pairs would be wasted on it."""
 
 NOISE_FLOOR = 1e-9
-"""Least noise in units of the function's size."""
+"""Least noise in units of the function's size, or of 1 where that is smaller."""
 
 RADIUS_FLOOR = float(np.finfo(float).eps) ** 0.25
 """Least radius in units of the point's size: below, differences are rounding errors."""
@@ -260,7 +260,6 @@ class _Drawn(NamedTuple):
     centers: int
     radius: float
     aimed: float
-    seen: bool
 
 
 class Adaptive(Optimizer):
@@ -465,7 +464,7 @@ class Adaptive(Optimizer):
         ]
         u_Nd = drawn[0] if len(drawn) == 1 else array_namespace(drawn[0]).concat(drawn, axis=0)
         whole = np.eye(d) if frame.shape is None else frame.shape
-        return _Drawn(u_Nd, radius_N, frame, whole, inner, centers, radius, aimed, seen)
+        return _Drawn(u_Nd, radius_N, frame, whole, inner, centers, radius, aimed)
 
     def _shape(self) -> np.ndarray | None:
         """Give the ellipsoid of pairs, of spectral norm 1."""
@@ -562,7 +561,7 @@ class Adaptive(Optimizer):
             state.noise_square = kept * state.noise_square + square
             state.noise_dof = kept * state.noise_dof + len(values) - 1
         if state.noise_dof > 0:
-            floor = NOISE_FLOOR * abs(float(values.mean())) + TINY
+            floor = NOISE_FLOOR * max(1.0, abs(float(values.mean())))
             state.noise = max(math.sqrt(state.noise_square / state.noise_dof), floor)
 
     def _take_checks(self, values: np.ndarray) -> None:
@@ -579,15 +578,16 @@ class Adaptive(Optimizer):
             # Values that repeat exactly differ from place to place by what the model calls noise.
             error = math.sqrt(2.0) * self._odd_noise()
         if means[0] - means[1] > SAFETY_ERRORS * error:
-            assert state.previous is not None
+            assert state.previous is not None and state.accepted is not None
             state.x = state.previous
-            state.known.update(fun=means[1], fun_std=math.sqrt(variances[1]))
+            state.known.update(
+                fun=means[1], fun_std=math.sqrt(variances[1]), jac=state.accepted.gradient
+            )
             self._warn(
                 "the last step made the function worse and was taken back: the model does not fit"
             )
             return
         fresh = max(variances[0], self._odd_noise() ** 2 / len(halves[0]) / 2)
-        variances[0] = fresh
         # What separates the model from fresh values beyond their noise is an error of the model.
         apart = (means[0] - state.known["fun"]) ** 2
         model = max(state.known["fun_std"] ** 2, apart - fresh)

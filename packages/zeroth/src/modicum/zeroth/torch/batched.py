@@ -83,13 +83,24 @@ class BatchedLoss:
     def stacked(
         self, parameters: Mapping[str, torch.Tensor], *batch: Any, **keywords: Any
     ) -> torch.Tensor:
-        """Return losses ``(N,)`` for parameters by name, each with N copies in its first axis."""
+        """Return losses ``(N,)`` for parameters by name, each with N copies in its first axis.
+
+        Raises
+        ------
+        ValueError
+            If the loss is not one number.
+        """
 
         def one(copy: dict[str, torch.Tensor]) -> torch.Tensor:
             def call(*inputs: Any, **named: Any) -> Any:
                 return functional_call(self.module, copy, inputs, named)
 
-            return self.loss(call, *batch, **keywords)
+            loss = self.loss(call, *batch, **keywords)
+            if loss.numel() != 1:
+                raise ValueError(
+                    f"the loss must return one number, got the shape {tuple(loss.shape)}"
+                )
+            return loss.reshape(())
 
         many = vmap(one, randomness=self.randomness, chunk_size=self.chunk_size)
         return many(dict(parameters))

@@ -16,6 +16,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -49,6 +50,9 @@ RESERVED_DIRECTIONS = 1 << 16
 """The last numbers of directions, kept for measurements of the radius."""
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+NOTHING_TRAINED = "no parameter requires gradients: there is nothing to optimise"
 
 
 @dataclass(frozen=True)
@@ -211,8 +215,10 @@ class ZOOptimizer(torch.optim.Optimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__(params, defaults)
         if radius is not None and self.auto is None:
-            assert isinstance(radius, int | float)
-            self.epsilon = radius / math.sqrt(self.dimension)
+            assert isinstance(radius, Real)
+            if not self.dimension:
+                raise ValueError(NOTHING_TRAINED)
+            self.epsilon = float(radius) / math.sqrt(self.dimension)
 
     # Parameters ---------------------------------------------------------------------------------
 
@@ -281,7 +287,7 @@ class ZOOptimizer(torch.optim.Optimizer):
     def _perturbation(self, perturb: Perturb) -> Perturbation:
         trained = self._trained()
         if not trained:
-            raise ValueError("no parameter requires gradients: there is nothing to optimise")
+            raise ValueError(NOTHING_TRAINED)
         kind = InPlace if perturb == "in-place" else Streamed
         return kind(
             [parameter.detach() for parameter, _ in trained],
@@ -742,7 +748,7 @@ def _choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 
 def _positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{name} must be positive and finite, got {value}")
