@@ -1,0 +1,124 @@
+"""The sellers' rows as solvers see them: few passes over n rows, small results.
+
+A pool answers the three questions that a design needs, the score of every row, the information
+matrix of weighted rows and single rows, and knows where and how the rows lie: in one array, on a
+disk, in shards, on a device. It knows nothing of budgets, of weights' updates or of who owns a row.
+
+Shapes: n rows, d features, m queries, k rows asked for.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+__all__ = ["ArrayPool", "Pool", "as_pool"]
+
+# Values of one chunk of rows: 32 MB in float64.
+_VALUES_OF_A_CHUNK = 1 << 22
+
+
+@runtime_checkable
+class Pool(Protocol):
+    """What a solver may ask of the sellers' rows, each divided by the root of its price.
+
+    Attributes
+    ----------
+    n, d
+        Number of rows and of features.
+    """
+
+    n: int
+    d: int
+
+    def scores(self, directions_dm: np.ndarray) -> np.ndarray:
+        """Give the mean over m of the squared inner products, (n,) float64."""
+
+    def gram(self, weights_n: np.ndarray | None = None) -> np.ndarray:
+        """Give the sum of w_j x_j x_jᵀ, (d, d) float64; every weight 1 without weights."""
+
+    def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Give rows, (k, d) float64, in the order asked for."""
+
+    def products(self, matrix_dk: np.ndarray) -> np.ndarray:
+        """Give the rows times a matrix, (n, k) float64."""
+
+
+class ArrayPool:
+    """Rows in one array or memory map, or in a list of them, read in chunks.
+
+    Parameters
+    ----------
+    shards
+        An (n, d) array, or a sequence of (n_i, d) arrays, of any real type. They are read when
+        asked for and never copied as a whole, so that a memory map may be larger than the memory.
+    scale
+        What every row is multiplied with, (n,): 1 / sqrt(price) in a priced design.
+    chunk_size
+        Rows of a chunk; by default so many that a chunk in float64 has 32 MB.
+    """
+
+    def __init__(
+        self,
+        shards: Any,
+        scale: np.ndarray | None = None,
+        chunk_size: int | None = None,
+    ) -> None:
+        self.shards: list[Any] = list(shards) if isinstance(shards, list | tuple) else [shards]
+        self.offsets = np.cumsum([0, *(len(shard) for shard in self.shards)])
+        self.n = int(self.offsets[-1])
+        self.d = int(self.shards[0].shape[1])
+        self.scale = None if scale is None else np.asarray(scale, dtype=np.float64)
+        self.chunk_size = chunk_size or max(1, _VALUES_OF_A_CHUNK // self.d)
+
+    def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Give (rows of the pool, their scaled values in float64) until all were given."""
+        for shard, offset in zip(self.shards, self.offsets, strict=False):
+            for start in range(0, len(shard), self.chunk_size):
+                stop = min(start + self.chunk_size, len(shard))
+                where = slice(int(offset) + start, int(offset) + stop)
+                yield where, self._scaled(np.asarray(shard[start:stop], dtype=np.float64), where)
+
+    def _scaled(self, rows: np.ndarray, where: Any) -> np.ndarray:
+        return rows if self.scale is None else rows * self.scale[where, None]
+
+    def scores(self, directions_dm: np.ndarray) -> np.ndarray:
+        """Give the mean over m of the squared inner products, (n,) float64."""
+        found_n = np.empty(self.n)
+        for where, rows_kd in self.chunks():
+            found_n[where] = np.square(rows_kd @ directions_dm).mean(axis=1)
+        return found_n
+
+    def gram(self, weights_n: np.ndarray | None = None) -> np.ndarray:
+        """Give the sum of w_j x_j x_jᵀ, (d, d) float64; every weight 1 without weights."""
+        found_dd = np.zeros((self.d, self.d))
+        for where, rows_kd in self.chunks():
+            left = rows_kd if weights_n is None else rows_kd * weights_n[where, None]
+            found_dd += left.T @ rows_kd
+        return found_dd
+
+    def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Give rows, (k, d) float64, in the order asked for."""
+        asked_k = np.asarray(indices, dtype=np.int64)
+        found_kd = np.empty((len(asked_k), self.d))
+        of_shard = np.searchsorted(self.offsets, asked_k, side="right") - 1
+        for number in np.unique(of_shard):
+            here = of_shard == number
+            found_kd[here] = self.shards[number][asked_k[here] - self.offsets[number]]
+        return self._scaled(found_kd, asked_k)
+
+    def products(self, matrix_dk: np.ndarray) -> np.ndarray:
+        """Give the rows times a matrix, (n, k) float64."""
+        found_nk = np.empty((self.n, matrix_dk.shape[1]))
+        for where, rows_kd in self.chunks():
+            found_nk[where] = rows_kd @ matrix_dk
+        return found_nk
+
+
+def as_pool(rows: Any, scale: np.ndarray | None = None, chunk_size: int | None = None) -> Pool:
+    """Make a pool of an array, a memory map or a list of them; a pool stays what it is."""
+    if isinstance(rows, Pool):
+        if scale is not None:
+            raise ValueError("a pool scales its rows itself: scale goes to where it is made")
+        return rows
+    return ArrayPool(rows, scale, chunk_size)
