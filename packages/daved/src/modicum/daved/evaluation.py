@@ -1,0 +1,218 @@
+"""What a purchase was worth: the error that a buyer's model makes, and its ratio to a baseline's.
+
+Takes orders in which records would be bought, labels and answers; knows no solver and no peer. The
+only module of the method that looks at labels.
+
+Shapes: n sellers' rows, d features, k rows bought, m buyers, b budgets, q queries of one buyer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modicum.daved.markets import Market
+
+__all__ = [
+    "Ratio",
+    "buyer_errors",
+    "error_ratio",
+    "predict",
+    "purchase",
+    "random_orders",
+    "weight_order",
+]
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+def predict(
+    rows_kd: np.ndarray,
+    labels_k: np.ndarray,
+    queries_qd: np.ndarray,
+    *,
+    ridge: float = 0.0,
+    noise_var_k: np.ndarray | None = None,
+) -> np.ndarray:
+    """Train a linear model on a purchase and ask it.
+
+    Parameters
+    ----------
+    rows_kd, labels_k
+        What was bought; leading dimensions are those of many purchases of the same size.
+    queries_qd
+        What is asked, with the same leading dimensions.
+    ridge
+        λ of ``min Σ (y - xᵀθ)² / σ² + λ ‖θ‖²``. At 0 the least-squares solution of smallest norm,
+        the model of the published experiments.
+    noise_var_k
+        Variances σ² of the labels; 1 each by default.
+
+    Returns
+    -------
+    ndarray, (..., q)
+        The answers; 0 where nothing was bought.
+    """
+    if noise_var_k is not None:
+        scale_k = 1 / np.sqrt(noise_var_k)
+        rows_kd, labels_k = rows_kd * scale_k[..., None], labels_k * scale_k
+    k, d = rows_kd.shape[-2:]
+    if k == 0:
+        return np.zeros(queries_qd.shape[:-1])
+    transposed = np.swapaxes(rows_kd, -1, -2)
+    if ridge == 0:
+        cut = max(k, d) * np.finfo(np.float64).eps
+        theta_d1 = np.linalg.pinv(rows_kd, rcond=cut) @ labels_k[..., None]
+    elif k < d:
+        # Through the k × k matrix: the same θ, and cheaper.
+        kernel = rows_kd @ transposed + ridge * np.eye(k)
+        theta_d1 = transposed @ np.linalg.solve(kernel, labels_k[..., None])
+    else:
+        normal = transposed @ rows_kd + ridge * np.eye(d)
+        theta_d1 = np.linalg.solve(normal, transposed @ labels_k[..., None])
+    return (queries_qd @ theta_d1)[..., 0]
+
+
+def purchase(
+    order: np.ndarray, prices_n: np.ndarray, budget: float, *, fill: bool = True
+) -> np.ndarray:
+    """Walk down an order and buy what the budget still pays for.
+
+    Parameters
+    ----------
+    order
+        Rows, the most wanted first.
+    prices_n
+        Price of every row, in currency.
+    budget
+        What may be spent, in the same currency.
+    fill
+        Whether to go on behind the first row that is too dear.
+
+    Returns
+    -------
+    ndarray of int
+        Rows in the order in which they are bought.
+    """
+    prices = prices_n[order]
+    # Sums of prices such as 0.1 may exceed the budget they were meant to exhaust by rounding.
+    budget *= 1 + 1e-12
+    if not fill:
+        return np.asarray(order)[: int(np.searchsorted(np.cumsum(prices), budget, side="right"))]
+    bought, left, cheapest = [], budget, float(prices.min(initial=np.inf))
+    for row, price in zip(order, prices, strict=True):
+        if left < cheapest:
+            break
+        if price <= left:
+            bought.append(row)
+            left -= price
+    return np.array(bought, dtype=np.int64)
+
+
+def weight_order(weights_n: np.ndarray) -> np.ndarray:
+    """Order rows by falling weight; of equal ones the first comes first."""
+    return np.argsort(-np.asarray(weights_n), kind="stable")
+
+
+def random_orders(market: Market, rng: np.random.Generator) -> np.ndarray:
+    """Shuffle the rows anew for every buyer, (m, n)."""
+    n, m = len(market.rows_nd), len(market.queries_md)
+    return rng.permuted(np.tile(np.arange(n), (m, 1)), axis=1)
+
+
+def buyer_errors(
+    market: Market,
+    orders: Sequence[np.ndarray] | np.ndarray,
+    budgets: Sequence[float],
+    *,
+    ridge: float = 0.0,
+    fill: bool = True,
+) -> np.ndarray:
+    """Give the squared error of every buyer's model at every budget, (m, b).
+
+    Parameters
+    ----------
+    market
+        Rows, labels, prices and buyers. Where it knows the labels' noise, the model weights labels
+        by it.
+    orders
+        For every buyer the rows, the most wanted first; longer ones are cut by the budget.
+    budgets
+        In the currency of the prices.
+    ridge
+        As in `predict`.
+    fill
+        As in `purchase`.
+
+    Raises
+    ------
+    ValueError
+        If there is not an order for every buyer.
+    """
+    m = len(market.queries_md)
+    if len(orders) != m:
+        raise ValueError(f"there are {m} buyers and {len(orders)} orders; every buyer needs one")
+    errors_mb = np.empty((m, len(budgets)))
+    for column, budget in enumerate(budgets):
+        bought = [purchase(order, market.prices_n, budget, fill=fill) for order in orders]
+        sizes = np.array([len(rows) for rows in bought])
+        for size in np.unique(sizes):
+            buyers = np.flatnonzero(sizes == size)
+            chosen = np.array([bought[buyer] for buyer in buyers], dtype=np.int64)
+            variances = None if market.noise_var_n is None else market.noise_var_n[chosen]
+            answers = predict(
+                market.rows_nd[chosen],
+                market.labels_n[chosen],
+                market.queries_md[buyers, None, :],
+                ridge=ridge,
+                noise_var_k=variances,
+            )[:, 0]
+            errors_mb[buyers, column] = np.square(answers - market.answers_m[buyers])
+    return errors_mb
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of mean errors, and its interval (percentiles of the bootstrap over buyers)."""
+
+    value: float
+    low: float
+    high: float
+
+
+def error_ratio(
+    errors_mb: np.ndarray,
+    baseline_mb: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Ratio:
+    """Compare mean errors over buyers and budgets with a baseline's.
+
+    Buyers are drawn again with replacement, the same ones for both, since they met the same market.
+
+    Parameters
+    ----------
+    errors_mb, baseline_mb
+        Errors of the same buyers at the same budgets.
+    rng
+        Source of the resamples.
+    resamples, level
+        Number of resamples and level of the interval.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    if errors_mb.shape != baseline_mb.shape:
+        raise ValueError(
+            f"errors {errors_mb.shape} and baseline {baseline_mb.shape} must have the same shape"
+        )
+    mine_m, theirs_m = errors_mb.mean(axis=1), baseline_mb.mean(axis=1)
+    drawn = rng.integers(len(mine_m), size=(resamples, len(mine_m)))
+    ratios = mine_m[drawn].mean(axis=1) / theirs_m[drawn].mean(axis=1)
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return Ratio(float(mine_m.mean() / theirs_m.mean()), float(low), float(high))
