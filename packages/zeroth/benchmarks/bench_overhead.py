@@ -6,7 +6,7 @@ the others by ask and tell, or by their one call where they have no other.
 
     python packages/zeroth/benchmarks/bench_overhead.py
 
-rewrites its part of ``RESULTS.md`` in about four minutes; ``--dry-run`` measures little and only
+rewrites its part of ``RESULTS.md`` in about twenty minutes; ``--dry-run`` measures little and only
 prints.
 """
 
