@@ -1,0 +1,106 @@
+"""A buyer's line to its sellers: asks all, asks again, and brings restarted sellers up to date.
+
+It keeps the requests that change what a seller knows. A seller that lost its memory answers Stale,
+and gets them again together with what it was asked. Every request may be heard twice without harm,
+so one whose answer got lost is simply repeated.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from modicum.daved.federated.messages import (
+    Message,
+    Refused,
+    Replay,
+    Stale,
+    decode,
+    encode,
+    join_frames,
+)
+
+__all__ = ["Channel", "Transport"]
+
+Reply = TypeVar("Reply", bound=Message)
+
+
+class Transport(Protocol):
+    """Who carries frames.
+
+    Attributes
+    ----------
+    seller_ids
+        Who can be reached.
+    """
+
+    seller_ids: Sequence[int]
+
+    def exchange(self, frames: Mapping[int, bytes]) -> Mapping[int, bytes]:
+        """Carry a frame to each seller and bring back the answers; lost ones are left out."""
+
+
+class Channel:
+    """Questions and answers over a transport.
+
+    Parameters
+    ----------
+    transport
+        Who carries frames.
+    retries
+        How many more times a seller is asked that did not answer or had to be reminded.
+    """
+
+    def __init__(self, transport: Transport, retries: int = 3) -> None:
+        self.transport = transport
+        self.retries = retries
+        self.seller_ids = list(transport.seller_ids)
+        self._heard: dict[int, list[bytes]] = {seller: [] for seller in self.seller_ids}
+
+    def ask(
+        self, requests: Mapping[int, Message], reply: type[Reply], remember: bool = False
+    ) -> dict[int, Reply]:
+        """Ask sellers and wait for all their answers.
+
+        Parameters
+        ----------
+        requests
+            One message for each seller that is asked.
+        reply
+            What they must answer with.
+        remember
+            Whether a seller must hear this again after a restart.
+
+        Raises
+        ------
+        ConnectionError
+            If a seller doesn't answer, or can't be brought up to date, in all attempts.
+        RuntimeError
+            If a seller refuses, or answers with something else.
+        """
+        frames = {seller: encode(message) for seller, message in requests.items()}
+        waiting: dict[int, bytes] = dict(frames)
+        found: dict[int, Reply] = {}
+        for _ in range(self.retries + 1):
+            if not waiting:
+                break
+            for seller, frame in self.transport.exchange(waiting).items():
+                answer = decode(frame)
+                if isinstance(answer, Stale):
+                    again = [*self._heard[seller][answer.have :], frames[seller]]
+                    waiting[seller] = encode(Replay(join_frames(again)))
+                    continue
+                if isinstance(answer, Refused):
+                    raise RuntimeError(f"seller {seller} refuses: {answer.reason}")
+                if not isinstance(answer, reply):
+                    raise RuntimeError(
+                        f"seller {seller} answers {answer.kind!r}, not {reply.kind!r}"
+                    )
+                found[seller] = answer
+                del waiting[seller]
+        if waiting:
+            raise ConnectionError(
+                f"no answer from sellers {sorted(waiting)} in {self.retries + 1} attempts"
+            )
+        if remember:
+            for seller, frame in frames.items():
+                self._heard[seller].append(frame)
+        return {seller: found[seller] for seller in requests}
