@@ -25,7 +25,7 @@ from modicum.daved.federated.messages import (
 def test_a_frame_gives_back_fields_and_arrays():
     hello = Hello(3, 2, "float32", "ab", 0.1, 1e300, "00", "ff")
     assert decode(encode(hello)) == hello
-    peers = Peers(1, 0, ["1", "2"], 24)
+    peers = Peers(1, "r", 0, ["1", "2"], 24)
     assert decode(encode(peers)) == peers
     score = decode(encode(Score(7, 2, np.arange(6.0).reshape(2, 3).T)))
     assert (score.step, score.top) == (7, 2)

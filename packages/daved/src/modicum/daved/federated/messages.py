@@ -200,6 +200,7 @@ class Peers(Message):
 
     kind: ClassVar[str] = "peers"
     step: int
+    run: str
     place: int
     keys: Sequence[str]
     fraction_bits: int

@@ -21,16 +21,23 @@ from typing import Any
 
 import numpy as np
 
+from modicum.daved.federated.masking import MaskingKeys
 from modicum.daved.federated.merkle import MerkleTree, leaf_hash, row_salt
 from modicum.daved.federated.messages import (
+    Aggregate,
     AskGram,
     AskHello,
+    AskPeak,
     Best,
     Commit,
+    Deliver,
     Done,
     Gram,
     Hello,
+    Masked,
     Message,
+    Peak,
+    Peers,
     Refused,
     Replay,
     Reveal,
@@ -43,6 +50,7 @@ from modicum.daved.federated.messages import (
     encode,
     split_frames,
 )
+from modicum.daved.federated.share import Share
 from modicum.daved.pool import ArrayPool
 
 __all__ = ["Seller", "fingerprint"]
@@ -72,6 +80,8 @@ class Seller:
     max_reveals
         How many different rows may be revealed before they are paid for; no limit by default. The
         count starts anew with the process.
+    masked_only
+        Take part in purchases by masked sums only: no Gram matrix, no offers, no revealed rows.
 
     Attributes
     ----------
@@ -80,6 +90,8 @@ class Seller:
     scale, added
         Its part of the weights: every row has ``scale`` / (rows of all sellers), and row j has
         ``added[j]`` on top.
+    share
+        Its part in a purchase by masked sums; see `aggregate`.
     revealed
         Rows whose features went out.
     sold
@@ -95,6 +107,7 @@ class Seller:
         secret: bytes | None = None,
         features: str = "",
         max_reveals: int | None = None,
+        masked_only: bool = False,
     ) -> None:
         self.rows = np.asarray(rows)
         n = len(self.rows)
@@ -112,17 +125,25 @@ class Seller:
         self._forget()
         self._answers: dict[type[Message], Callable[[Any], Message]] = {
             AskHello: self._hello,
-            AskGram: self._gram,
-            Score: self._score,
-            Reveal: self._reveal,
-            Commit: self._commit,
-            Settle: self._settle,
+            Peers: self._peers,
+            Aggregate: self._aggregate,
+            AskPeak: self._peak,
+            Deliver: self._deliver,
         }
+        if not masked_only:
+            self._answers |= {
+                AskGram: self._gram,
+                Score: self._score,
+                Reveal: self._reveal,
+                Commit: self._commit,
+                Settle: self._settle,
+            }
 
     def _forget(self) -> None:
         self.have = 0
         self.scale = 1.0
         self.added: dict[int, float] = {}
+        self.share: Share | None = None
 
     def handle(self, frame: bytes) -> bytes:
         """Answer one frame with one frame; a mistake of the other side is answered by Refused."""
@@ -157,7 +178,7 @@ class Seller:
             lowest_price=float(self.prices_n.min()),
             highest_price=float(self.prices_n.max()),
             root=self.tree.root.hex(),
-            public_key="",
+            public_key=MaskingKeys(self.secret, message.run).public,
         )
 
     @property
@@ -222,6 +243,31 @@ class Seller:
 
     def _settle(self, message: Settle) -> Settled:
         return self._sell(message.indices_k)
+
+    def _peers(self, message: Peers) -> Done:
+        if message.step == self.have:
+            self.share = Share(self.pool, self.prices_n, self.secret, message)
+            self.have += 1
+        return Done(self.have)
+
+    def _aggregate(self, message: Aggregate) -> Masked:
+        share = self._own_share()
+        if message.step < self.have:
+            return share.repeat(message)
+        answer = share.answer(message)
+        self.have += 1
+        return answer
+
+    def _own_share(self) -> Share:
+        if self.share is None:
+            raise ValueError("nobody said yet who takes part in the sums")
+        return self.share
+
+    def _peak(self, message: AskPeak) -> Peak:
+        return Peak(float(self._offers(message.directions_dm, 1)[0][0]))
+
+    def _deliver(self, message: Deliver) -> Settled:
+        return self._sell(self._own_share().above(message.threshold))
 
     def _sell(self, indices_k: np.ndarray) -> Settled:
         wrong = [int(index) for index in indices_k if not 0 <= index < len(self.rows)]
