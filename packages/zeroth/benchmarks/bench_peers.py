@@ -5,8 +5,10 @@ the benchmark's own counter and no method gets one more than the budget (`peers.
 used). Regret is exact: the problems know their minimum.
 
     python packages/zeroth/benchmarks/bench_peers.py --jobs 2
+    python packages/zeroth/benchmarks/bench_peers.py --jobs 2 --dims 2,10,30 --sigmas .1,1 \\
+        --budgets 1000 --section "peers over dimensions"
 
-rewrites its part of ``RESULTS.md`` in at most 15 minutes (``--minutes``); ``--quick`` takes one and
+each rewrite a part of ``RESULTS.md`` in at most 15 minutes (``--minutes``); ``--quick`` takes one and
 only prints. Runs are written to a log of JSON lines as they end; the same command goes on from it,
 and one with more problems, budgets or minutes adds to it. Runs that a library's speed would make
 longer than ``--cap`` seconds of CPU time are left out, and the page says which.
@@ -635,6 +637,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--fresh", action="store_true", help="forget the log")
     add("--quick", action="store_true", help="a minute; the page stays")
     add("--dry-run", action="store_true", help="the page stays")
+    add("--section", default="peers", help="part of the page to rewrite")
     options = parser.parse_args(arguments)
     if options.quick:
         fast = [name for name, method in peers.METHODS.items() if not method.costly]
@@ -668,7 +671,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = [*head, *page(log, options, do_all(options, log))]
     print("\n".join(lines))
     if not options.dry_run:
-        write_section(RESULTS, "peers", lines)
+        write_section(RESULTS, options.section, lines)
 
 
 if __name__ == "__main__":
