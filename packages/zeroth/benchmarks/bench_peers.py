@@ -5,13 +5,12 @@ the benchmark's own counter and no method gets one more than the budget (`peers.
 used). Regret is exact: the problems know their minimum.
 
     python packages/zeroth/benchmarks/bench_peers.py --jobs 2
-    python packages/zeroth/benchmarks/bench_peers.py --jobs 2 --dims 2,10,30 --sigmas .1,1 \\
-        --budgets 1000 --section "peers over dimensions"
 
-each rewrite a part of ``RESULTS.md`` in at most 15 minutes (``--minutes``); ``--quick`` takes one and
-only prints. Runs are written to a log of JSON lines as they end; the same command goes on from it,
-and one with more problems, budgets or minutes adds to it. Runs that a library's speed would make
-longer than ``--cap`` seconds of CPU time are left out, and the page says which.
+rewrites the first part of ``RESULTS.md``, and with ``--dims 2,10,30 --sigmas .1,1 --budgets 1000
+--section "peers over dimensions"`` the second, in at most 15 minutes (``--minutes``); ``--quick``
+takes one and only prints. Runs are written to a log of JSON lines as they end; the same command
+goes on from it, and one with more problems, budgets or minutes adds to it. Runs that a library's
+speed would make longer than ``--cap`` seconds of CPU time are left out, and the page says which.
 """
 
 from __future__ import annotations
