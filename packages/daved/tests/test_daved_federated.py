@@ -92,6 +92,15 @@ def test_any_number_of_sellers_finds_what_a_central_run_finds(parts, priced):
     )
 
 
+@pytest.mark.parametrize("step", ["herding", "open_loop", 0.1])
+def test_other_step_rules_are_the_central_ones(step):
+    rows, _, _, queries = _market(1, priced=False)
+    central = FrankWolfe(step=step, max_iter=30).solve(Problem(ArrayPool(rows), queries))
+    purchase, _, _, firsts = _run(4, priced=False, seed=1, step=step, max_iter=30)
+    assert [firsts[s] + index for s, index in purchase.picks] == central.picks.tolist()
+    assert purchase.objective == pytest.approx(central.objective, rel=1e-12)
+
+
 def test_the_objective_is_that_of_the_weights_from_scratch():
     rows, _, prices, queries = _market()
     purchase, _, _, firsts = _run(4, max_iter=80)

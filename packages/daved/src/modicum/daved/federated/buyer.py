@@ -40,7 +40,7 @@ from modicum.daved.federated.messages import (
     Settled,
 )
 from modicum.daved.solvers.base import Step
-from modicum.daved.steps import line_search
+from modicum.daved.steps import step_rule
 
 __all__ = ["Buyer", "Purchase", "RowId", "from_triangle", "greet", "settle"]
 
@@ -155,6 +155,8 @@ class Buyer:
         (m, d), unlabelled; they never leave the buyer as such.
     features
         Fingerprint of the feature map that made them.
+    step
+        Step rule: ``"line_search"``, ``"open_loop"``, ``"herding"``, or a fixed size.
     max_iter
         Steps at most; two to five times the number of rows to buy is a good choice.
     tol
@@ -182,6 +184,7 @@ class Buyer:
         queries: np.ndarray,
         *,
         features: str = "",
+        step: str | float = "line_search",
         max_iter: int = 100,
         tol: float = 1e-3,
         refresh: int = 100,
@@ -201,6 +204,7 @@ class Buyer:
                 raise ValueError(f"{name} is {value!r}; it can be one of {known}")
         self.queries_md = np.asarray(queries, dtype=np.float64)
         self.features = features
+        self.rule = step_rule(step)
         self.max_iter = max_iter
         self.tol = tol
         self.refresh = refresh
@@ -403,7 +407,7 @@ class _Run:
         z_d = self.scaled[pick]
         u_d = self.inverse_dd @ z_d
         leverage = float(z_d @ u_d)
-        size = float(line_search(loss, score, leverage))
+        size = self.buyer.rule(loss, score, leverage, len(self.picks))
         self.picks.append(pick)
         self.scale *= 1 - size
         self.shares = {row: share * (1 - size) for row, share in self.shares.items()}

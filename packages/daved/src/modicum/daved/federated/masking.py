@@ -59,6 +59,7 @@ class MaskingKeys:
         self._exponent = int.from_bytes(
             hashlib.shake_256(b"exponent" + material).digest(_EXPONENT_BYTES), "little"
         )
+        self._pairs: dict[str, bytes] = {}
         self.public = f"{pow(GENERATOR, self._exponent, PRIME):0{2 * _KEY_BYTES}x}"
 
     def pair_key(self, other: str) -> bytes:
@@ -69,7 +70,11 @@ class MaskingKeys:
         ValueError
             If the public key is none.
         """
-        number = int(other, 16)
+        if other not in self._pairs:
+            self._pairs[other] = self._agree(int(other, 16))
+        return self._pairs[other]
+
+    def _agree(self, number: int) -> bytes:
         if not 1 < number < PRIME - 1:
             raise ValueError("a public key is an integer above 1 and below the prime less 1")
         shared = pow(number, self._exponent, PRIME)

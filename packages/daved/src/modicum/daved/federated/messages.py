@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 __all__ = [
+    "REQUESTS",
     "Aggregate",
     "AskGram",
     "AskHello",
@@ -294,6 +295,12 @@ class Replay(Message):
 
 
 _OF_KIND: dict[str, type[Message]] = {cls.kind: cls for cls in Message.__subclasses__()}
+
+REQUESTS = (
+    *(AskHello.kind, AskGram.kind, Score.kind, Reveal.kind, Commit.kind, Settle.kind),
+    *(Peers.kind, Aggregate.kind, AskPeak.kind, Deliver.kind, Replay.kind),
+)
+"""Kinds of the messages that a buyer sends."""
 
 
 def encode(message: Message) -> bytes:

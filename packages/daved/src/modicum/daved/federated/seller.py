@@ -163,10 +163,12 @@ class Seller:
         return known(message)
 
     def _replay(self, message: Replay) -> Message:
-        reply: Message = Done(self.have)
-        for frame in split_frames(message.frames):
-            reply = self._answer(decode(frame))
-        return reply
+        """Hear what was missed, and answer the last; what was heard meanwhile is passed over."""
+        *missed, last = (decode(frame) for frame in split_frames(message.frames))
+        for request in missed:
+            if getattr(request, "step", 0) >= self.have:
+                self._answer(request)
+        return self._answer(last)
 
     def _hello(self, message: AskHello) -> Hello:
         self._forget()
