@@ -50,7 +50,9 @@ class Share:
         self.peers = peers
         self.keys = MaskingKeys(secret, peers.run)
         if len(set(peers.keys)) < max(_LEAST_SELLERS, len(peers.keys)):
-            raise ValueError(f"a masked sum needs two or more different keys, not {peers.keys}")
+            raise ValueError(
+                f"a masked sum needs two or more different keys, not {len(set(peers.keys))}"
+            )
         if peers.keys[peers.place] != self.keys.public:
             raise ValueError(f"the key at place {peers.place} is not this seller's")
         self.weights_n = np.zeros(pool.n)
