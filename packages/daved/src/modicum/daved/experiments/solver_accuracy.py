@@ -197,7 +197,7 @@ def claims(found: Traces, priced: Excesses) -> list[Claim]:
                 None,
                 least >= -SLACK,
                 "(certificate - gap) / optimum",
-                f"{where} The least over all steps; {SLACK:g} is left for what the optimum is not known to.",
+                f"{where} The least over all steps; {SLACK:g} is left for its lower bound.",
             )
         )
     return [*listed, *_price_claims(priced)]
