@@ -107,3 +107,20 @@ def test_on_step_sees_every_iteration():
     design = Multiplicative(max_iter=7, tol=0).solve(problem_of(30, 4, 1, seed=7), seen.append)
     assert tuple(seen) == design.history
     assert len(seen) == 7
+
+
+def test_certificate_holds_where_the_optimum_is_one_row_and_float64_ends():
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((30, 6))
+    rows[7] *= 5
+    problem = Problem(ArrayPool(rows), 0.3 * rows[[7]])
+    design = Multiplicative(max_iter=500, tol=0).solve(problem)
+    optimum = 0.3**2
+    assert len(design.history) < 500
+    assert design.weights[7] > 0.99
+    for loss, gap in [(design.objective, design.gap)] + [
+        (step.objective, step.gap) for step in design.history
+    ]:
+        assert -1e-9 * optimum <= loss - optimum <= gap + 1e-9 * optimum
+    again = loss_of(rows, design.weights, problem.queries_md)
+    np.testing.assert_allclose(design.objective, again, rtol=1e-6)

@@ -17,6 +17,10 @@ from modicum.daved.solvers.base import Design, Problem, Step
 
 __all__ = ["Multiplicative"]
 
+IDENTITY_TOLERANCE = 1e-9
+"""Share of L by which Σ w g may differ from it. It differs by more once float64 loses directions of
+M: where the optimum needs fewer rows than there are features, M becomes singular on the way."""
+
 
 class Multiplicative:
     """Multiply every weight by √g and divide by the sum, from uniform weights.
@@ -30,7 +34,8 @@ class Multiplicative:
     max_iter
         Most steps; each costs O(n d²).
     tol
-        Stop when the certificate is below this share of the objective.
+        Stop when the certificate is below this share of the objective. Steps also end where
+        float64 does: the last weights with a certificate that can be trusted are kept.
 
     Notes
     -----
@@ -48,16 +53,21 @@ class Multiplicative:
         weights_n = np.full(problem.pool.n, 1 / problem.pool.n)
         history: list[Step] = []
         inverse_dd, scores_n, loss, gap = _look(problem, weights_n)
+        converged = gap <= self.tol * loss
         for iteration in range(self.max_iter):
-            if gap <= self.tol * loss:
+            if converged:
                 break
             step = Step(iteration, loss, gap)
             history.append(step)
             if on_step is not None:
                 on_step(step)
-            weights_n = weights_n * np.sqrt(scores_n)
-            weights_n /= weights_n.sum()
-            inverse_dd, scores_n, loss, gap = _look(problem, weights_n)
+            next_n = weights_n * np.sqrt(scores_n)
+            next_n /= next_n.sum()
+            seen = _look(problem, next_n)
+            if abs(next_n @ seen[1] - seen[2]) > IDENTITY_TOLERANCE * seen[2]:
+                break
+            weights_n, (inverse_dd, scores_n, loss, gap) = next_n, seen
+            converged = gap <= self.tol * loss
         return Design(
             weights=weights_n,
             objective=loss,
@@ -65,7 +75,7 @@ class Multiplicative:
             scores=scores_n,
             inverse=inverse_dd,
             history=tuple(history),
-            converged=bool(gap <= self.tol * loss),
+            converged=bool(converged),
         )
 
 
