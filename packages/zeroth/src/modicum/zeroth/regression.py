@@ -24,8 +24,9 @@ __all__ = ["HessianFit", "fit_even"]
 _PIVOT_MIN = 1e-11
 # Share of an unknown in a direction that nothing determines, above which it counts as unknown.
 _NULL_SHARE = 1e-6
-# Fewer degrees of freedom than this are rounding errors.
-_DOF_MIN = 1e-6
+# Residuals of fewer degrees of freedom than this say nothing of the noise: where there are more
+# unknowns than pairs, what is left decides between rounding errors.
+_DOF_MIN = 0.5
 # Huber's constant (95 % efficiency at the normal) and the factor from MAD to standard deviation.
 _HUBER, _MAD_TO_STD = 1.345, 1.4826
 _ROBUST_STEPS = 100
