@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy.optimize import linprog
+from scipy.optimize import linprog, minimize_scalar
 
 from modicum.daved.pool import ArrayPool
 from modicum.daved.solvers.base import Problem
@@ -127,6 +127,95 @@ def test_published_behaviour_stalls_where_ours_goes_on():
     assert stalled[40] / published.objective < 1.02
     assert ours.objective < 0.7 * published.objective
     assert ours.objective < 1.25 * optimum(rows, queries[0])
+
+
+def published_run(rows, queries, steps, costs, start):
+    """Follow the published procedure: a numeric search that always sees the first loss."""
+    n = len(rows)
+    weights = np.full(n, 1 / n)
+    inverse = np.linalg.pinv(start)
+    first_loss = np.mean([q @ inverse @ q for q in queries])
+    for _ in range(steps):
+        scores = np.square(rows @ inverse @ queries.T).mean(axis=1)
+        row = int(np.argmax(scores / costs))
+        column = inverse @ rows[row]
+        leverage = rows[row] @ column
+
+        def loss(alpha, score=scores[row], leverage=leverage):
+            return (first_loss - alpha * score / (1 - alpha + alpha * leverage)) / (1 - alpha)
+
+        alpha = minimize_scalar(loss, bounds=(0, 0.9), method="bounded").x
+        weights *= 1 - alpha
+        weights[row] += alpha
+        inverse = inverse / (1 - alpha)
+        column = inverse @ rows[row]
+        inverse -= alpha * np.outer(column, column) / (1 + alpha * rows[row] @ column)
+    return weights
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("share", [0.0, 0.3])
+@pytest.mark.parametrize("priced", [False, True])
+def test_published_behaviour_is_that_of_a_numeric_search_with_the_first_loss(seed, share, priced):
+    rows, queries = market(500, 12, 1 + seed, seed)
+    costs = np.random.default_rng(seed).integers(1, 6, 500) if priced else np.ones(500)
+    regulariser = np.diag(rows.std(axis=0))
+    start = (1 - share) * rows.T @ rows / 500 + share * regulariser
+    expected = published_run(rows, queries, 60, costs, start)
+    found = FrankWolfe(
+        max_iter=60, compat="reference", regulariser=regulariser, reg_lambda=share
+    ).solve(Problem(ArrayPool(rows), queries, costs=costs if priced else None))
+    assert np.corrcoef(found.weights, expected)[0, 1] > 0.999
+    top = np.argsort(-found.weights, kind="stable")[:10]
+    assert set(top) == set(np.argsort(-expected, kind="stable")[:10])
+
+
+@pytest.mark.parametrize("scales", [np.ones(6), np.logspace(0, -6, 6)])
+def test_a_start_that_almost_vanishes_loses_no_direction(scales):
+    rows, queries = market(60, 6, 1)
+    rows, queries = rows * scales, queries * scales
+    found = FrankWolfe(0.9, 500, tol=-np.inf).solve(Problem(ArrayPool(rows), queries))
+    assert len(found.picks) < 500
+    assert 60 * found.floor == pytest.approx(1e-10)
+    assert found.weights @ found.scores == pytest.approx(found.objective, rel=1e-6)
+    unit, unit_queries = rows / scales, queries / scales
+    expected = loss_of(found.weights, unit, unit_queries)
+    assert found.objective == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_query_that_a_row_answers_alone():
+    rows = np.eye(3)[[0, 1, 2, 0]] * np.array([[1.0], [1], [1], [3]])
+    found = FrankWolfe(max_iter=50, tol=0).solve(Problem(ArrayPool(rows), 2 * np.eye(3)[:1]))
+    assert set(found.picks) == {3}
+    assert found.objective == pytest.approx((2 / 3) ** 2, rel=1e-6)
+
+
+def test_queries_outside_the_span_of_the_rows_have_no_loss():
+    rows = np.eye(3)[[0, 1, 0]]
+    found = FrankWolfe().solve(Problem(ArrayPool(rows), np.eye(3)[2:]))
+    assert found.objective == found.gap == 0
+    assert len(found.picks) == 0
+    assert found.converged
+
+
+def test_a_regulariser_takes_part_of_the_start_and_decays_with_it():
+    rows, queries = market(50, 5, 2)
+    regulariser = np.diag(np.arange(1.0, 6))
+    found = FrankWolfe(max_iter=30, tol=0, refresh=7, regulariser=regulariser, reg_lambda=0.4)
+    design = found.solve(Problem(ArrayPool(rows), queries))
+    start = design.floor * 50
+    extra = design.weights - design.floor
+    information = start * (0.6 * rows.T @ rows / 50 + 0.4 * regulariser)
+    information += rows.T @ (extra[:, None] * rows)
+    np.testing.assert_allclose(design.inverse, np.linalg.inv(information), rtol=1e-8, atol=1e-12)
+
+
+def test_equal_rows_are_a_tie_wherever_they_lie():
+    rows, queries = market(37, 7, 3)
+    for start in range(37):
+        turned = np.roll(rows, start, axis=0)
+        found = FrankWolfe(max_iter=1).solve(Problem(ArrayPool(np.tile(turned, (5, 1))), queries))
+        assert found.picks[0] < 37
 
 
 def test_weights_survive_many_large_steps():

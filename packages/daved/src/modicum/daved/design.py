@@ -2,14 +2,28 @@
 
 Takes small (d, d) and (m, d) float64 arrays; rows of sellers never come here.
 
-Shapes: d features, m queries.
+Shapes: n rows, d features, m queries, k picked rows, r rank of the rows.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Inverse", "coverage", "directions", "objective", "pseudo_inverse"]
+__all__ = [
+    "Inverse",
+    "WhitenedInverse",
+    "coverage",
+    "directions",
+    "first_best",
+    "objective",
+    "pseudo_inverse",
+]
+
+_TIE = 1e-12
+"""Relative difference below which two scores are equal: equal rows can differ by rounding."""
+
+_INVERSE_TOLERANCE = 1e-4
+"""Largest entry of P M - I with which an inverse P of M is still one."""
 
 
 class Inverse(NamedTuple):
@@ -71,3 +85,93 @@ def coverage(basis_dr: np.ndarray, queries_md: np.ndarray) -> np.ndarray:
     """
     inside_m = np.square(queries_md @ basis_dr).sum(axis=1)
     return np.minimum(inside_m / np.square(queries_md).sum(axis=1), 1.0)
+
+
+def first_best(values_n: np.ndarray) -> int:
+    """Give the smallest index among the largest values; equal is what differs by rounding only."""
+    largest = float(values_n.max())
+    return int(np.argmax(values_n >= largest - _TIE * abs(largest)))
+
+
+class WhitenedInverse:
+    """The inverse of an information matrix M, on the span of M at the start, through its changes.
+
+    It works in coordinates in which M at the start is the identity, so that neither the scales of
+    features nor their correlations cost accuracy.
+
+    Parameters
+    ----------
+    start_dd
+        M at the start, (d, d); its numerical span is the one of `pseudo_inverse`.
+    queries_md
+        Queries; the part of them outside the span is left out.
+    """
+
+    def __init__(self, start_dd: np.ndarray, queries_md: np.ndarray) -> None:
+        inverse = pseudo_inverse(start_dd)
+        size_r = np.einsum("dr,de,er->r", inverse.basis, inverse.matrix, inverse.basis)
+        self.whiten_dr = inverse.basis * np.sqrt(size_r)
+        self.queries_mr = queries_md @ self.whiten_dr
+        self.core_rr = np.eye(inverse.rank)
+
+    def loss(self) -> float:
+        """Give L = (1/m) Σ q_i' M⁻¹ q_i."""
+        return objective(self.core_rr, self.queries_mr)
+
+    def directions(self) -> np.ndarray:
+        """Give the columns M⁻¹ q_i, (d, m)."""
+        found_dm: np.ndarray = self.whiten_dr @ (self.core_rr @ self.queries_mr.T)
+        return found_dm
+
+    def leverage(self, row_d: np.ndarray) -> float:
+        """Give x' M⁻¹ x."""
+        row_r = row_d @ self.whiten_dr
+        return float(row_r @ self.core_rr @ row_r)
+
+    def matrix(self) -> np.ndarray:
+        """Give M⁻¹ in the coordinates of the features, (d, d)."""
+        found_dd: np.ndarray = self.whiten_dr @ self.core_rr @ self.whiten_dr.T
+        return found_dd
+
+    def follow(self, row_d: np.ndarray, step_size: float) -> bool:
+        """Follow M to (1 - α) M + α x x' (Sherman and Morrison).
+
+        Returns
+        -------
+        bool
+            Whether the result is still an inverse; `rebuild` it otherwise.
+        """
+        row_r = row_d @ self.whiten_dr
+        column_r = self.core_rr @ row_r
+        left = 1 - step_size
+        share = step_size / (left + step_size * float(row_r @ column_r))
+        self.core_rr = (self.core_rr - share * np.outer(column_r, column_r)) / left
+        return bool(share > 0 and np.diag(self.core_rr).min(initial=np.inf) > 0)
+
+    def rebuild(self, start_share: float, rows_kd: np.ndarray, weights_k: np.ndarray) -> None:
+        """Invert s M_start + Σ w x x' anew, s > 0.
+
+        Raises
+        ------
+        FloatingPointError
+            If float64 cannot invert it.
+        """
+        rows_kr = rows_kd @ self.whiten_dr
+        whitened_rr = rows_kr.T @ (weights_k[:, None] * rows_kr)
+        whitened_rr[np.diag_indices_from(whitened_rr)] += start_share
+        try:
+            found_rr = np.linalg.inv(whitened_rr)
+        except np.linalg.LinAlgError:
+            raise FloatingPointError(_not_invertible(np.inf, start_share)) from None
+        self.core_rr = (found_rr + found_rr.T) / 2
+        error = np.abs(self.core_rr @ whitened_rr - np.eye(len(found_rr))).max(initial=0.0)
+        if not error <= _INVERSE_TOLERANCE:
+            raise FloatingPointError(_not_invertible(error, start_share))
+
+
+def _not_invertible(error: float, start_share: float) -> str:
+    return (
+        f"the information matrix cannot be inverted in float64 (error {error:.1e}, at most "
+        f"{_INVERSE_TOLERANCE:.0e}): the start has {start_share:.1e} of the weight; take smaller "
+        "or fewer steps"
+    )

@@ -11,14 +11,22 @@ from collections.abc import Callable
 
 import numpy as np
 
-from modicum.daved.design import directions, objective, pseudo_inverse
+from modicum.daved.design import WhitenedInverse, first_best
+from modicum.daved.pool import Pool
 from modicum.daved.solvers.base import Design, Problem, Step
-from modicum.daved.steps import StepRule, line_search, step_rule
+from modicum.daved.steps import line_search, step_rule
 
-__all__ = ["FrankWolfe", "SparseWeights"]
+__all__ = ["FrankWolfe", "Run", "SparseWeights", "start_information"]
 
 _LEAST_FACTOR = 1e-150
 """Common factor of the weights at which it is multiplied out, far above underflow."""
+
+_LEAST_START = 1e-10
+"""Share of the start in the weights at which steps end: with less of it, directions in which no row
+was picked would be lost to rounding."""
+
+_DRIFT = 1e-9
+"""Relative change of the inverse by a last refresh below which the last scores are kept."""
 
 _REFERENCE_ALPHA_MAX = 0.9
 _REFERENCE_LEAST_STEP = 6e-6
@@ -57,9 +65,14 @@ class SparseWeights:
     def dense(self) -> np.ndarray:
         """Give all weights, (n,), with sum 1."""
         weights_n = np.full(self.count, self.floor)
-        rows = np.fromiter(self.added, dtype=np.int64, count=len(self.added))
-        weights_n[rows] += self.factor * np.fromiter(self.added.values(), dtype=np.float64)
+        rows_k, extra_k = self.picked()
+        weights_n[rows_k] += extra_k
         return weights_n
+
+    def picked(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give the rows that were picked, and the weight of each above the floor, (k,) both."""
+        rows_k = np.fromiter(self.added, dtype=np.int64, count=len(self.added))
+        return rows_k, self.factor * np.fromiter(self.added.values(), dtype=np.float64)
 
 
 class FrankWolfe:
@@ -79,7 +92,7 @@ class FrankWolfe:
     tol
         Stop when the certificate is below this share of the objective.
     refresh
-        The inverse is computed anew after so many rank-one updates; 0 never does.
+        The inverse is computed anew after so many rank-one updates and at the end; 0 never does.
     repeat
         Whether a row may be picked again.
     regulariser
@@ -94,7 +107,8 @@ class FrankWolfe:
     Notes
     -----
     Source: "DAVED: Data Acquisition via Experimental Design for Data Markets", Lu et al.,
-    NeurIPS 2024, arXiv 2403.13893. Ties go to the smallest index.
+    NeurIPS 2024, arXiv 2403.13893. Ties go to the smallest index. `Problem.owned` is not looked at.
+    Steps also end once the uniform start has less than 1e-10 of the weight.
     """
 
     def __init__(
@@ -129,7 +143,19 @@ class FrankWolfe:
         on_step
             Called with every `Step`.
         """
-        return _Run(self, problem, on_step).design()
+        run = Run(self, problem, on_step)
+        while run.is_open:
+            run.advance(problem.pool.scores(run.directions()))
+        return run.design()
+
+
+def start_information(solver: FrankWolfe, pool: Pool) -> np.ndarray:
+    """Give the information matrix that a run starts from, (d, d): one pass over the pool."""
+    gram_dd = pool.gram() / pool.n
+    if solver.regulariser is None:
+        return gram_dd
+    mixed: np.ndarray = (1 - solver.reg_lambda) * gram_dd + solver.reg_lambda * solver.regulariser
+    return mixed
 
 
 def _reference_step(loss: float, score: float, leverage: float, iteration: int) -> float:
@@ -137,99 +163,122 @@ def _reference_step(loss: float, score: float, leverage: float, iteration: int) 
     return max(found, _REFERENCE_LEAST_STEP)
 
 
-class _Run:
-    """One run: the weights, the inverse and what was seen on the way."""
+class Run:
+    """One run, step by step: it asks for scores in directions and moves its weights by them.
+
+    Whoever holds several runs on one pool can look up the scores of all in one pass.
+
+    Parameters
+    ----------
+    solver, problem, on_step
+        As in `FrankWolfe.solve`.
+    start_dd
+        `start_information`, where it is known already.
+    """
 
     def __init__(
-        self, solver: FrankWolfe, problem: Problem, on_step: Callable[[Step], None] | None
+        self,
+        solver: FrankWolfe,
+        problem: Problem,
+        on_step: Callable[[Step], None] | None = None,
+        start_dd: np.ndarray | None = None,
     ) -> None:
         self.solver = solver
         self.problem = problem
         self.on_step = on_step
         self.weights = SparseWeights(problem.pool.n)
-        gram_dd = problem.pool.gram() / problem.pool.n
-        if solver.regulariser is not None:
-            gram_dd = (1 - solver.reg_lambda) * gram_dd + solver.reg_lambda * solver.regulariser
-        self.inverse_dd = pseudo_inverse(gram_dd).matrix
+        self.inverse = WhitenedInverse(
+            start_information(solver, problem.pool) if start_dd is None else start_dd,
+            problem.queries_md,
+        )
         self.since_refresh = 0
-        self.open_n = np.ones(problem.pool.n, dtype=bool)
+        self.closed: set[int] = set()
         self.picks: list[int] = []
         self.history: list[Step] = []
-        self.converged = False
+        self.first_loss = self.inverse.loss()
+        self.scores_n: np.ndarray | None = None
+        self.is_open = True
 
-    def design(self) -> Design:
-        scores_n, loss = self._look()
-        first_loss = loss
-        for iteration in range(self.solver.max_iter):
-            if self._is_optimal(scores_n, loss):
-                break
-            row = self._best_row(scores_n)
-            if row is None:
-                break
-            known_loss = first_loss if self.solver.reference else loss
-            step_size = self._make_step(row, known_loss, float(scores_n[row]), iteration)
-            gap = float(scores_n.max()) - loss
-            self._note(Step(iteration, loss, gap, row, step_size))
-            if step_size == 0:
-                break
-            scores_n, loss = self._look()
-        else:
-            self._is_optimal(scores_n, loss)
-        return Design(
-            weights=self.weights.dense(),
-            objective=loss,
-            gap=float(scores_n.max()) - loss,
-            scores=scores_n,
-            inverse=self.inverse_dd,
-            picks=np.array(self.picks, dtype=np.int64),
-            history=tuple(self.history),
-            floor=self.weights.floor,
-            converged=self.converged,
-        )
+    def directions(self) -> np.ndarray:
+        """Give the columns in which it wants scores next, (d, m)."""
+        return self.inverse.directions()
 
-    def _look(self) -> tuple[np.ndarray, float]:
-        """Give all scores and the loss at the weights as they are."""
-        queries_md = self.problem.queries_md
-        scores_n = self.problem.pool.scores(directions(self.inverse_dd, queries_md))
-        return scores_n, objective(self.inverse_dd, queries_md)
+    def advance(self, scores_n: np.ndarray) -> None:
+        """Take scores in `directions`, (n,), and make one step, or end with `is_open` False."""
+        self.scores_n = scores_n
+        if not self._step(scores_n):
+            self.is_open = self._has_drifted()
 
-    def _is_optimal(self, scores_n: np.ndarray, loss: float) -> bool:
-        self.converged = bool(scores_n.max() - loss <= self.solver.tol * loss)
-        return self.converged
-
-    def _best_row(self, scores_n: np.ndarray) -> int | None:
-        if not self.open_n.any():
-            return None
-        value_n = scores_n if self.problem.costs is None else scores_n / self.problem.costs
-        return int(np.argmax(np.where(self.open_n, value_n, -1.0)))
-
-    def _make_step(self, row: int, loss: float, score: float, iteration: int) -> float:
-        rule: StepRule = self.solver.rule
+    def _step(self, scores_n: np.ndarray) -> bool:
+        iteration, loss = len(self.history), self.inverse.loss()
+        gap = float(scores_n.max()) - loss
+        ended = iteration == self.solver.max_iter or gap <= self.solver.tol * loss
+        if ended or len(self.closed) == len(scores_n):
+            return False
+        row = self._best_row(scores_n)
         row_d = self.problem.pool.rows([row])[0]
-        column_d = self.inverse_dd @ row_d
-        leverage = float(row_d @ column_d)
-        step_size = rule(loss, score, leverage, iteration)
-        if step_size == 0:
-            return 0.0
+        known_loss = self.first_loss if self.solver.reference else loss
+        leverage = self.inverse.leverage(row_d)
+        wanted = self.solver.rule(known_loss, float(scores_n[row]), leverage, iteration)
+        step_size = min(wanted, 1 - _LEAST_START / self._start_share())
+        if step_size <= 0:
+            return False
+        self._note(Step(iteration, loss, gap, row, step_size))
+        self._move(row, row_d, step_size)
+        return True
+
+    def _best_row(self, scores_n: np.ndarray) -> int:
+        value_n = scores_n if self.problem.costs is None else scores_n / self.problem.costs
+        if self.closed:
+            value_n = value_n.copy()
+            value_n[list(self.closed)] = -1.0
+        return first_best(value_n)
+
+    def _start_share(self) -> float:
+        return self.weights.floor * self.weights.count
+
+    def _move(self, row: int, row_d: np.ndarray, step_size: float) -> None:
         self.weights.move(row, step_size)
         self.picks.append(row)
-        self.open_n[row] = self.solver.repeat
-        self._update_inverse(column_d, leverage, step_size)
-        return step_size
-
-    def _update_inverse(self, column_d: np.ndarray, leverage: float, step_size: float) -> None:
-        """Follow M to (1 - α) M + α x x' (Sherman and Morrison), or compute its inverse anew."""
+        if not self.solver.repeat:
+            self.closed.add(row)
         self.since_refresh += 1
-        if self.since_refresh == self.solver.refresh and self.solver.regulariser is None:
-            gram_dd = self.problem.pool.gram(self.weights.dense())
-            self.inverse_dd = pseudo_inverse(gram_dd).matrix
-            self.since_refresh = 0
-            return
-        left = 1 - step_size
-        share = step_size / (left + step_size * leverage)
-        self.inverse_dd = (self.inverse_dd - share * np.outer(column_d, column_d)) / left
+        followed = self.inverse.follow(row_d, step_size)
+        if not followed or self.since_refresh == self.solver.refresh:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        rows_k, extra_k = self.weights.picked()
+        self.inverse.rebuild(self._start_share(), self.problem.pool.rows(rows_k), extra_k)
+        self.since_refresh = 0
+
+    def _has_drifted(self) -> bool:
+        """Refresh for the last time; say whether scores must be looked up once more."""
+        if not self.solver.refresh or not self.since_refresh:
+            return False
+        before_dm = self.directions()
+        self._refresh()
+        after_dm = self.directions()
+        return bool(np.abs(after_dm - before_dm).max() > _DRIFT * np.abs(after_dm).max())
 
     def _note(self, step: Step) -> None:
         self.history.append(step)
         if self.on_step is not None:
             self.on_step(step)
+
+    def design(self) -> Design:
+        """Give what was found, once the run has ended."""
+        assert self.scores_n is not None
+        loss = self.inverse.loss()
+        gap = float(self.scores_n.max()) - loss
+        return Design(
+            weights=self.weights.dense(),
+            objective=loss,
+            gap=gap,
+            scores=self.scores_n,
+            inverse=self.inverse.matrix(),
+            picks=np.array(self.picks, dtype=np.int64),
+            history=tuple(self.history),
+            floor=self.weights.floor,
+            converged=bool(gap <= self.solver.tol * loss),
+        )
