@@ -441,11 +441,9 @@ def _named_map(name: str, module: Any, seed: int, options: dict[str, Any]) -> Fe
     if kind == "rff" and rest:
         return RandomFourier(_size(rest, name), seed=seed, **options)
     if kind in ("hf", "clip") and rest:
-        from modicum.daved.integrations import transformers
+        from modicum.daved.integrations.transformers import ImageFeatures, TextFeatures
 
-        loader = transformers.TextFeatures if kind == "hf" else transformers.ImageFeatures
-        made: FeatureMap = loader(rest, **options)
-        return made
+        return TextFeatures(rest, **options) if kind == "hf" else ImageFeatures(rest, **options)
     if kind == "entk" or (kind == "hook" and rest):
         return _map_of_module(kind, rest, name, module, seed, options)
     raise ValueError(f"features is one of {', '.join(_NAMES)}, not {name!r}")
@@ -456,13 +454,13 @@ def _map_of_module(
 ) -> FeatureMap:
     if module is None:
         raise ValueError(f"features={name!r} are those of a torch module: give module=…")
-    from modicum.daved import features_torch
+    from modicum.daved.features_torch import ENTKFeatures, HookFeatures
 
     if kind == "hook":
-        return features_torch.HookFeatures(module, rest, **options)
+        return HookFeatures(module, rest, **options)
     if rest:
         options = {**options, "dim": _size(rest, name)}
-    return features_torch.ENTKFeatures(module, seed=seed, **options)
+    return ENTKFeatures(module, seed=seed, **options)
 
 
 def _size(text: str, name: str) -> int:
