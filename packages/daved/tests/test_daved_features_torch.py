@@ -114,6 +114,13 @@ def test_keyword_inputs_and_integer_inputs():
         HookFeatures(module, "out").transform({**given, "weight": np.ones(2)})
 
 
+def test_a_memory_map_that_cannot_be_written_to_is_taken(tmp_path):
+    np.save(tmp_path / "rows.npy", records())
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    for features in (HookFeatures(net(), "1"), ENTKFeatures(net(), 8)):
+        np.testing.assert_array_equal(features.transform(mapped), features.transform(records()))
+
+
 def test_mistakes_with_hooks_are_named():
     with pytest.raises(ValueError, match="no layer 'head'; it has 0, 1, 2, 3"):
         HookFeatures(net(), "head")

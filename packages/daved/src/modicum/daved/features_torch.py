@@ -101,7 +101,7 @@ def batches_of(records: Any, size: int, module: torch.nn.Module) -> Iterator[Any
     device, dtype = _home(module)
     named = isinstance(records, Mapping)
     parts = {
-        name: torch.as_tensor(values)
+        name: values if isinstance(values, torch.Tensor) else np.asarray(values)
         for name, values in (records if named else {"": records}).items()
     }
     counts = {len(values) for values in parts.values()}
@@ -110,7 +110,11 @@ def batches_of(records: Any, size: int, module: torch.nn.Module) -> Iterator[Any
     for start in range(0, counts.pop(), size):
         batch = {}
         for name, values in parts.items():
-            here = values[start : start + size].to(device)
+            part = values[start : start + size]
+            if not isinstance(part, torch.Tensor):
+                # Torch holds no array that cannot be written to, such as a memory map.
+                part = torch.from_numpy(np.require(part, None, "W"))
+            here = part.to(device)
             batch[name] = here.to(dtype) if here.is_floating_point() else here
         yield batch if named else batch[""]
 
