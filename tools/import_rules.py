@@ -68,6 +68,7 @@ DOORS = {
     ("modicum.testtime.extract", "modicum.testtime.integrations.math_verify"),
     ("modicum.testtime.results", "modicum.testtime.integrations.datasets"),
     ("modicum.testtime.verifiers", "modicum.testtime.integrations.reward_model"),
+    ("modicum.daved.features", "modicum.daved.integrations.transformers"),
     ("modicum.daved.solvers.exact", "modicum.daved.integrations.socp"),
     ("modicum.zeroth.executors", "modicum.zeroth.integrations.dask"),
     ("modicum.zeroth.executors", "modicum.zeroth.integrations.joblib"),

@@ -24,6 +24,7 @@ SEES = {
     "lava": {LABELS, VALIDATION},
     "data_shapley": {LABELS, VALIDATION},
     "banzhaf": {LABELS, VALIDATION},
+    "influence": {LABELS, VALIDATION},
     "loo": {LABELS, VALIDATION},
 }
 # Those whose values are a function of the rows and not of drawn numbers.
@@ -145,7 +146,7 @@ def test_labels_of_several_outputs_and_duplicate_rows_are_taken(name, outputs):
         np.testing.assert_allclose(values(name, one), values(name, flat), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", [*DETERMINISTIC, "k_center"])
 def test_the_order_in_which_rows_lie_does_not_matter(name):
     view = market(seed=1)
     order = np.random.default_rng(5).permutation(N)
@@ -163,6 +164,37 @@ def test_duplicates_have_the_same_value(name):
     found = values(name, view)
     # Nearest neighbours break ties by index, and equal labels make that invisible.
     assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("k_center", "limit"),
+        ("knn_shapley", "neighbours"),
+        ("knn_shapley_regression", "neighbours"),
+        ("data_oob", "models"),
+        ("lava", "regularization"),
+        ("data_shapley", "orders"),
+        ("data_shapley", "ridge"),
+        ("banzhaf", "sets"),
+        ("banzhaf", "ridge"),
+        ("influence", "ridge"),
+        ("loo", "ridge"),
+    ],
+)
+@pytest.mark.parametrize("value", [0, -1])
+def test_settings_that_must_be_positive_are_named(name, setting, value):
+    with pytest.raises(ValueError, match=f"{setting} is {value}: give a positive number"):
+        PEERS[name](**{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("data_shapley", "truncation"), ("lava", "label_weight")]
+)
+def test_settings_that_may_be_zero_and_no_less(name, setting):
+    assert np.isfinite(PEERS[name](**{setting: 0}).values(market(), np.random.default_rng(0))).all()
+    with pytest.raises(ValueError, match=rf"{setting} is -0\.1: give 0"):
+        PEERS[name](**{setting: -0.1})
 
 
 def test_ties_go_to_the_smallest_index():

@@ -9,7 +9,7 @@ from modicum.daved.peers.banzhaf import maximum_sample_reuse
 from modicum.daved.peers.data_shapley import shapley_from_orders
 from modicum.daved.peers.knn_shapley import shapley_of_matches, shapley_of_means
 from modicum.daved.peers.loo import leave_one_out
-from modicum.daved.peers.utility import RidgeUtility, Utility
+from modicum.daved.peers.utility import Utility, utility_of
 
 
 class Table(Utility):
@@ -73,12 +73,6 @@ def ridge_error(view, ridge, chosen):
     right = np.vstack([labels[list(chosen)], np.zeros((d, labels.shape[1]))])
     theta = np.linalg.pinv(left) @ right
     return -np.mean(((view.validation_rows_vd @ theta - targets) ** 2).sum(axis=1))
-
-
-def utility_of(view, ridge):
-    return RidgeUtility(
-        view.rows_nd, view.labels_n, view.validation_rows_vd, view.validation_labels_v, ridge
-    )
 
 
 @pytest.mark.parametrize("neighbours", [1, 2, 3, 5, 8, 11])
@@ -217,6 +211,25 @@ def test_leave_one_out_against_refits(outputs):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-10)
 
 
+@pytest.mark.parametrize("outputs", [None, 2])
+def test_influence_against_finite_differences_of_a_weighted_fit(outputs):
+    view, ridge, step = setting(seed=29, outputs=outputs), 0.05, 1e-5
+    rows, labels = view.rows_nd, view.labels_n.reshape(8, -1)
+    targets = view.validation_labels_v.reshape(4, -1)
+    penalty = ridge * np.mean([x @ x for x in rows])
+
+    def weighted(row, weight):
+        roots = np.ones((8, 1))
+        roots[row] = np.sqrt(weight)
+        left = np.vstack([roots * rows, np.sqrt(penalty) * np.eye(3)])
+        theta = np.linalg.pinv(left) @ np.vstack([roots * labels, np.zeros((3, labels.shape[1]))])
+        return -np.mean(((view.validation_rows_vd @ theta - targets) ** 2).sum(axis=1))
+
+    slopes = [(weighted(j, 1 + step) - weighted(j, 1 - step)) / (2 * step) for j in range(8)]
+    found = PEERS["influence"](ridge=ridge).values(view, np.random.default_rng(0))
+    np.testing.assert_allclose(found, slopes, rtol=1e-6, atol=1e-9)
+
+
 def test_data_shapley_comes_to_the_exact_values_within_its_own_standard_error():
     view, ridge = setting(seed=13), 0.1
     exact = shapley(8, lambda chosen: ridge_error(view, ridge, chosen))
@@ -272,7 +285,9 @@ def test_banzhaf_comes_to_the_exact_values_within_its_own_standard_error():
     assert 6 * error < np.ptp(exact) / 2
 
 
-@pytest.mark.parametrize("name", ["data_shapley", "banzhaf", "loo", "knn_shapley_regression"])
+@pytest.mark.parametrize(
+    "name", ["data_shapley", "banzhaf", "loo", "influence", "knn_shapley_regression"]
+)
 def test_a_wrong_label_is_worth_less_than_nearly_every_right_one(name):
     view = setting(n=40, v=30, seed=23)
     labels = view.labels_n.copy()

@@ -47,6 +47,7 @@ PEERS: Mapping[str, type[Peer]] = _Registry(
         "lava": ("lava", "LAVA"),
         "data_shapley": ("data_shapley", "DataShapley"),
         "banzhaf": ("banzhaf", "Banzhaf"),
+        "influence": ("influence", "Influence"),
         "loo": ("loo", "LeaveOneOut"),
     }
 )

@@ -9,8 +9,8 @@ Shapes: n rows, s sets.
 
 import numpy as np
 
-from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View
-from modicum.daved.peers.utility import DEFAULT_RIDGE, RidgeUtility
+from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View, check_positive
+from modicum.daved.peers.utility import DEFAULT_RIDGE, utility_of
 
 __all__ = ["Banzhaf", "maximum_sample_reuse"]
 
@@ -48,23 +48,23 @@ class Banzhaf(Peer):
         Number of random sets.
     ridge
         Penalty of the regression as a share of the rows' mean squared norm.
+
+    Raises
+    ------
+    ValueError
+        A setting is not positive.
     """
 
     name = "banzhaf"
     sees = frozenset({LABELS, VALIDATION})
 
     def __init__(self, sets: int = DEFAULT_SETS, ridge: float = DEFAULT_RIDGE) -> None:
+        check_positive(sets=sets, ridge=ridge)
         self.sets = sets
         self.ridge = ridge
 
     def _values(self, view: View, rng: np.random.Generator) -> np.ndarray:
-        utility = RidgeUtility(
-            view.rows_nd,
-            view.labels_n,
-            view.validation_rows_vd,
-            view.validation_labels_v,
-            self.ridge,
-        )
+        utility = utility_of(view, self.ridge)
         members_sn = rng.random((self.sets, utility.n)) < 0.5
         utilities_s = np.array([utility.of(np.flatnonzero(members)) for members in members_sn])
         return maximum_sample_reuse(members_sn, utilities_s)

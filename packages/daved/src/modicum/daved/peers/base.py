@@ -14,7 +14,16 @@ from typing import ClassVar
 
 import numpy as np
 
-__all__ = ["LABELS", "PRICES", "QUERIES", "VALIDATION", "Peer", "View", "order_of"]
+__all__ = [
+    "LABELS",
+    "PRICES",
+    "QUERIES",
+    "VALIDATION",
+    "Peer",
+    "View",
+    "check_positive",
+    "order_of",
+]
 
 LABELS = "labels"
 """The sellers' labels, before anything was paid for them."""
@@ -73,6 +82,19 @@ class View:
 def order_of(values_n: np.ndarray | Sequence[float]) -> np.ndarray:
     """Give the rows from the highest value to the lowest, (n,) int64; ties by smallest index."""
     return np.argsort(-np.asarray(values_n, dtype=np.float64), kind="stable")
+
+
+def check_positive(**settings: float) -> None:
+    """Refuse a setting that is not positive, by its name.
+
+    Raises
+    ------
+    ValueError
+        One is 0, negative or nan.
+    """
+    for name, value in settings.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}: give a positive number")
 
 
 class Peer(ABC):

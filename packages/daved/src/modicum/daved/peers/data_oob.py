@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from modicum.daved.peers.base import LABELS, Peer, View
+from modicum.daved.peers.base import LABELS, Peer, View, check_positive
 from modicum.daved.peers.distances import columns
 
 __all__ = ["DataOOB"]
@@ -62,7 +62,7 @@ class DataOOB(Peer):
     Raises
     ------
     ValueError
-        An unknown learner or task, or classification by least squares.
+        An unknown learner or task, classification by least squares, or no models.
     """
 
     name = "data_oob"
@@ -80,6 +80,7 @@ class DataOOB(Peer):
             raise ValueError(f"task is {task!r}: give 'regression' or 'classification'")
         if task == "classification" and learner == "least_squares":
             raise ValueError("least squares predicts numbers: classify with learner='tree'")
+        check_positive(models=models)
         self.learner = learner
         self.task = task
         self.models = models

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View
-from modicum.daved.peers.utility import DEFAULT_RIDGE, RidgeUtility, Utility
+from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View, check_positive
+from modicum.daved.peers.utility import DEFAULT_RIDGE, Utility, utility_of
 
 __all__ = ["DataShapley", "shapley_from_orders"]
 
@@ -63,6 +63,11 @@ class DataShapley(Peer):
         See `shapley_from_orders`.
     ridge
         Penalty of the regression as a share of the rows' mean squared norm.
+
+    Raises
+    ------
+    ValueError
+        There are no orders, the ridge is not positive or the truncation is negative.
     """
 
     name = "data_shapley"
@@ -74,17 +79,14 @@ class DataShapley(Peer):
         truncation: float = DEFAULT_TRUNCATION,
         ridge: float = DEFAULT_RIDGE,
     ) -> None:
+        check_positive(orders=orders, ridge=ridge)
+        if truncation < 0:
+            raise ValueError(f"truncation is {truncation}: give 0, for none, or a positive share")
         self.orders = orders
         self.truncation = truncation
         self.ridge = ridge
 
     def _values(self, view: View, rng: np.random.Generator) -> np.ndarray:
-        utility = RidgeUtility(
-            view.rows_nd,
-            view.labels_n,
-            view.validation_rows_vd,
-            view.validation_labels_v,
-            self.ridge,
-        )
+        utility = utility_of(view, self.ridge)
         orders = (rng.permutation(utility.n) for _ in range(self.orders))
         return shapley_from_orders(utility, orders, self.truncation)

@@ -7,7 +7,7 @@ point, whose radius is at most twice the smallest for every number of centres.
 
 import numpy as np
 
-from modicum.daved.peers.base import Peer, View
+from modicum.daved.peers.base import Peer, View, check_positive
 from modicum.daved.peers.distances import squared_distances
 
 __all__ = ["KCenter"]
@@ -21,11 +21,18 @@ class KCenter(Peer):
     limit
         How many rows are ordered so; the rest follows by distance to them. All by default, which
         takes O(n²d).
+
+    Raises
+    ------
+    ValueError
+        A setting is not positive.
     """
 
     name = "k_center"
 
     def __init__(self, limit: int | None = None) -> None:
+        if limit is not None:
+            check_positive(limit=limit)
         self.limit = limit
 
     def _values(self, view: View, rng: np.random.Generator) -> np.ndarray:

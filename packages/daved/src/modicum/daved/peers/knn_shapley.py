@@ -15,7 +15,7 @@ Shapes: n rows in the order of distance to one validation point, q outputs.
 
 import numpy as np
 
-from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View
+from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View, check_positive
 from modicum.daved.peers.distances import columns, squared_distances
 
 __all__ = ["KNNShapley", "KNNShapleyRegression", "shapley_of_matches", "shapley_of_means"]
@@ -86,6 +86,7 @@ class _KNNShapley(Peer):
     sees = frozenset({LABELS, VALIDATION})
 
     def __init__(self, neighbours: int = DEFAULT_NEIGHBOURS) -> None:
+        check_positive(neighbours=neighbours)
         self.neighbours = neighbours
 
     def _values(self, view: View, rng: np.random.Generator) -> np.ndarray:
@@ -107,6 +108,11 @@ class KNNShapley(_KNNShapley):
     ----------
     neighbours
         K.
+
+    Raises
+    ------
+    ValueError
+        A setting is not positive.
     """
 
     name = "knn_shapley"
@@ -126,6 +132,11 @@ class KNNShapleyRegression(_KNNShapley):
     ----------
     neighbours
         K.
+
+    Raises
+    ------
+    ValueError
+        A setting is not positive.
     """
 
     name = "knn_shapley_regression"

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View
+from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View, check_positive
 from modicum.daved.peers.distances import columns, squared_distances
 from modicum.daved.peers.sinkhorn import sinkhorn
 
@@ -98,7 +98,7 @@ class LAVA(Peer):
     Raises
     ------
     ValueError
-        An unknown task.
+        An unknown task, a negative weight, or a regularization that is not positive.
     """
 
     name = "lava"
@@ -112,6 +112,9 @@ class LAVA(Peer):
     ) -> None:
         if task not in ("regression", "classification"):
             raise ValueError(f"task is {task!r}: give 'regression' or 'classification'")
+        check_positive(regularization=regularization)
+        if label_weight < 0:
+            raise ValueError(f"label_weight is {label_weight}: give 0, for features only, or more")
         self.task = task
         self.label_weight = label_weight
         self.regularization = regularization

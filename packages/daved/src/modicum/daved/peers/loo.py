@@ -5,8 +5,8 @@ Sees the sellers' labels and labelled points of the buyer; no queries, no prices
 
 import numpy as np
 
-from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View
-from modicum.daved.peers.utility import DEFAULT_RIDGE, RidgeUtility, Utility
+from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View, check_positive
+from modicum.daved.peers.utility import DEFAULT_RIDGE, Utility, utility_of
 
 __all__ = ["LeaveOneOut", "leave_one_out"]
 
@@ -23,21 +23,19 @@ class LeaveOneOut(Peer):
     ----------
     ridge
         Penalty of the regression as a share of the rows' mean squared norm.
+
+    Raises
+    ------
+    ValueError
+        A setting is not positive.
     """
 
     name = "loo"
     sees = frozenset({LABELS, VALIDATION})
 
     def __init__(self, ridge: float = DEFAULT_RIDGE) -> None:
+        check_positive(ridge=ridge)
         self.ridge = ridge
 
     def _values(self, view: View, rng: np.random.Generator) -> np.ndarray:
-        return leave_one_out(
-            RidgeUtility(
-                view.rows_nd,
-                view.labels_n,
-                view.validation_rows_vd,
-                view.validation_labels_v,
-                self.ridge,
-            )
-        )
+        return leave_one_out(utility_of(view, self.ridge))

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from modicum.daved.peers.base import View
 from modicum.daved.peers.distances import columns
 
-__all__ = ["DEFAULT_RIDGE", "RidgeUtility", "Utility"]
+__all__ = ["DEFAULT_RIDGE", "RidgeUtility", "Utility", "utility_of"]
 
 DEFAULT_RIDGE = 0.01
 
@@ -114,3 +115,22 @@ class RidgeUtility(Utility):
                 for row in range(self.n)
             ]
         )
+
+    def slopes(self) -> np.ndarray:
+        """Give the derivative of the utility of all rows with respect to each row's weight, (n,).
+
+        A row of weight w counts w times in the squared error of the fit; the penalty stays.
+        """
+        inverse_dd = self._inverse(self.rows_nd)
+        theta_dq = inverse_dd @ (self.rows_nd.T @ self.labels_nq)
+        residuals_nq = self.labels_nq - self.rows_nd @ theta_dq
+        missed_vq = self.targets_vq - self.points_vd @ theta_dq
+        pull_dq = inverse_dd @ (self.points_vd.T @ missed_vq) * (2 / len(self.points_vd))
+        return ((self.rows_nd @ pull_dq) * residuals_nq).sum(axis=1)
+
+
+def utility_of(view: View, ridge: float) -> RidgeUtility:
+    """Give the ridge utility of a market with labels and labelled points of the buyer."""
+    return RidgeUtility(
+        view.rows_nd, view.labels_n, view.validation_rows_vd, view.validation_labels_v, ridge
+    )
