@@ -4,7 +4,7 @@ A pool answers the three questions that a design needs, the score of every row, 
 matrix of weighted rows and single rows, and knows where and how the rows lie: in one array, on a
 disk, in shards, on a device. It knows nothing of budgets, of weights' updates or of who owns a row.
 
-Shapes: n rows, d features, m queries, k rows asked for.
+Shapes: n rows, d features, m queries, k rows or columns asked for, g groups of columns.
 """
 
 from collections.abc import Iterator, Sequence
@@ -88,6 +88,26 @@ class ArrayPool:
         for where, rows_kd in self.chunks():
             found_n[where] = np.square(rows_kd @ directions_dm).mean(axis=1)
         return found_n
+
+    def grouped_scores(self, directions_dk: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+        """Give scores for groups of neighbouring columns in one pass, (g, n) float64.
+
+        Parameters
+        ----------
+        directions_dk
+            Columns of all groups, (d, k).
+        sizes
+            Numbers of columns of the groups, (g,), positive, with sum k.
+        """
+        sizes_g = np.asarray(sizes)
+        starts_g = np.cumsum(sizes_g) - sizes_g
+        found_gn = np.empty((len(sizes_g), self.n))
+        for where, rows_kd in self.chunks():
+            squares = directions_dk.T @ rows_kd.T
+            np.square(squares, out=squares)
+            sums = squares if (sizes_g == 1).all() else np.add.reduceat(squares, starts_g, axis=0)
+            np.divide(sums, sizes_g[:, None], out=found_gn[:, where])
+        return found_gn
 
     def gram(self, weights_n: np.ndarray | None = None) -> np.ndarray:
         """Give the sum of w_j x_j x_jᵀ, (d, d) float64; every weight 1 without weights."""
