@@ -46,7 +46,7 @@ def model_of(kind):
     if kind == "bert":
         return transformers.BertModel(transformers.BertConfig(**shape))
     if kind == "roberta":
-        # Positions are counted by what is not padding: a wrong number of padding shifts them.
+        # Positions are counted by what is not padding, from the padding's number on.
         return transformers.RobertaModel(transformers.RobertaConfig(**shape, pad_token_id=0))
     config = transformers.T5Config(
         vocab_size=len(WORDS), d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2
@@ -148,6 +148,15 @@ def test_a_loaded_model_gives_the_same_and_keeps_its_mode(folders):
     assert model.training
     with pytest.raises(ValueError, match="give tokenizer="):
         TextFeatures(model)
+
+
+def test_a_padding_token_that_the_model_does_not_know_is_never_shown_to_it(folders):
+    tokenizer = tokenizer_of("gpt2")
+    tokenizer.add_special_tokens({"pad_token": "[ADDED]"})
+    model = transformers.AutoModel.from_pretrained(folders["gpt2"])
+    assert tokenizer.pad_token_id == model.config.vocab_size
+    expected = TextFeatures(folders["gpt2"], device="cpu").transform(TEXTS)
+    np.testing.assert_allclose(TextFeatures(model, tokenizer).transform(TEXTS), expected, atol=1e-6)
 
 
 def test_long_texts_are_cut_and_counted(folders):

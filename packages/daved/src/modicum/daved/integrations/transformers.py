@@ -227,10 +227,9 @@ class TextFeatures(_ModelFeatures):
     def _embed(self, tokens: list[list[int]]) -> torch.Tensor:
         """Give the pooled hidden states of texts that share a batch, (b, D)."""
         longest = max(map(len, tokens))
-        # Some models count positions by what is not padding, so that its number matters.
-        padding = self.model.config.pad_token_id
-        if padding is None:
-            padding = self.tokenizer.pad_token_id or 0
+        # Masked and at the right it changes nothing, but it has to be in the model's vocabulary,
+        # which that of a tokenizer with an added token may not be, nor a configuration's -1.
+        padding = max(0, getattr(self.model.config, "pad_token_id", None) or 0)
         ids_bt = torch.full((len(tokens), longest), padding)
         mask_bt = torch.zeros(len(tokens), longest, dtype=torch.int64)
         for row, ids in enumerate(tokens):
