@@ -16,7 +16,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Frame", "align", "count", "is_shards", "take", "to_frame", "to_vector"]
+__all__ = [
+    "Frame",
+    "align",
+    "count",
+    "is_shards",
+    "labels_of",
+    "names_of",
+    "take",
+    "to_frame",
+    "to_vector",
+]
 
 _LIKE = "an array, a data frame, a tensor or a list of shards"
 
@@ -78,7 +88,7 @@ def to_frame(data: Any, name: str = "X") -> Frame:
     if hasattr(data, "tocsr"):
         raise TypeError(f"{name} is a sparse matrix; rows have to be dense: give {name}.toarray()")
     data = _collected(data)
-    names = _column_names(data)
+    names = names_of(data)
     if names is not None:
         return _from_columns(data, names, name)
     return Frame(_as_matrix(_to_numpy(data, name), name))
@@ -106,7 +116,7 @@ def to_vector(data: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
     ValueError
         If there is more than one value per record or a value cannot be read as `dtype`.
     """
-    names = _column_names(data)
+    names = names_of(data)
     if names is not None and len(names) == 1:
         data = _column(data, names[0])
     found = _to_numpy(data, name)
@@ -155,6 +165,26 @@ def align(frame: Frame, columns: tuple[str, ...] | None, name: str) -> Frame:
     shards = frame.values
     values = [s[:, order] for s in shards] if isinstance(shards, list) else shards[:, order]
     return Frame(values, columns, frame.labels)
+
+
+def names_of(data: Any) -> list[str] | None:
+    """Give the names of the columns of a frame; None for anything that is not one."""
+    if isinstance(data, np.ndarray | list | tuple):
+        return None
+    found = data.column_names if hasattr(data, "column_names") else getattr(data, "columns", None)
+    if isinstance(found, dict):
+        raise TypeError("these are several data sets (splits); give one of them")
+    return None if found is None or callable(found) else list(found)
+
+
+def labels_of(data: Any) -> np.ndarray | None:
+    """Give the labels of a frame's records, (n,); None where the position is the only label."""
+    index = getattr(data, "index", None)
+    if index is None or callable(index):
+        return None
+    # The index of a frame that nobody labelled says nothing that the position does not.
+    is_default = hasattr(index, "step") and index.start == 0 and index.step == 1
+    return None if is_default else np.asarray(index)
 
 
 def is_shards(data: Any) -> bool:
@@ -230,7 +260,7 @@ def _is_tensor(data: Any) -> bool:
 def _is_table(data: Any) -> bool:
     if isinstance(data, list | tuple | str):
         return False
-    return _column_names(data) is not None or getattr(data, "ndim", None) == 2
+    return names_of(data) is not None or getattr(data, "ndim", None) == 2
 
 
 def _join(shards: list[Frame], name: str) -> Frame:
@@ -244,16 +274,6 @@ def _join(shards: list[Frame], name: str) -> Frame:
     if all(shard.labels is not None for shard in shards):
         labels = np.concatenate([shard.labels for shard in shards if shard.labels is not None])
     return Frame([shard.values for shard in aligned], first.columns, labels)
-
-
-def _column_names(data: Any) -> list[str] | None:
-    """Give the names of the columns of a frame; None for anything that is not one."""
-    if isinstance(data, np.ndarray | list | tuple):
-        return None
-    found = data.column_names if hasattr(data, "column_names") else getattr(data, "columns", None)
-    if isinstance(found, dict):
-        raise TypeError("these are several data sets (splits); give one of them")
-    return None if found is None or callable(found) else list(found)
 
 
 def _column(data: Any, column: Any) -> Any:
@@ -275,16 +295,7 @@ def _from_columns(data: Any, names: list[str], name: str) -> Frame:
         width = blocks[-1].shape[1]
         columns += [column] if block.ndim == 1 else [f"{column}_{i}" for i in range(width)]
     named = all(isinstance(column, str) for column in columns)
-    return Frame(np.hstack(blocks), tuple(columns) if named else None, _labels(data))
-
-
-def _labels(data: Any) -> np.ndarray | None:
-    index = getattr(data, "index", None)
-    if index is None or callable(index):
-        return None
-    # The index of a frame that nobody labelled says nothing that the position does not.
-    is_default = hasattr(index, "step") and index.start == 0 and index.step == 1
-    return None if is_default else np.asarray(index)
+    return Frame(np.hstack(blocks), tuple(columns) if named else None, labels_of(data))
 
 
 def _to_numpy(data: Any, name: str) -> np.ndarray:
