@@ -66,8 +66,8 @@ def test_equal_numbers_of_points_are_matched_one_to_one():
     cost = rng.uniform(0, 1, (6, 6))
     best = min(np.mean([cost[i, p[i]] for i in range(6)]) for p in permutations(range(6)))
     even = np.full(6, 1 / 6)
-    solved = sinkhorn(cost, even, even, 0.002, max_iter=50000, tol=1e-8)
-    assert (solved.plan_ab * cost).sum() == pytest.approx(best, abs=0.002 * np.log(36))
+    solved = sinkhorn(cost, even, even, 0.005, max_iter=50000, tol=1e-8)
+    assert (solved.plan_ab * cost).sum() == pytest.approx(best, abs=0.005 * np.log(36))
 
 
 def test_an_entropy_that_underflows_without_logarithms():
