@@ -13,8 +13,9 @@ import safetensors.torch
 import torch
 
 from modicum.daved.integrations import tables
-from modicum.daved.integrations.tables import read_table, write_table
+from modicum.daved.integrations.tables import read_table, write_plan, write_table
 from modicum.daved.pool import ArrayPool
+from modicum.daved.select import select
 
 ROWS = np.random.default_rng(0).normal(size=(7, 3))
 PRICES = np.arange(1.0, 8.0)
@@ -213,3 +214,14 @@ def test_parquet_without_pyarrow_says_what_to_install(
     for attempt in (lambda: read_table(path), lambda: write_table(path, {"a": [1]})):
         with pytest.raises(ImportError, match=r"modicum-daved\[parquet\]"):
             attempt()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_plan_reads_back(tmp_path: Path, ending: str) -> None:
+    bought = select(ROWS, ROWS[:1], 9.0, costs=PRICES, solver="greedy")
+    path = write_plan(tmp_path / f"plan{ending}", bought, sigma2=0.5)
+    table = read_table(path, price="price", label="label")
+    assert table.columns == ("item", "marginal_benefit", "spent", "predicted_error")
+    np.testing.assert_array_equal(table.values[:, 0], bought.indices)
+    np.testing.assert_array_equal(table.prices, PRICES[bought.indices])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(table.values[:, 3], 0.5 * bought.predicted_error)

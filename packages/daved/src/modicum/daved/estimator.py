@@ -310,7 +310,8 @@ class DAVED(BaseEstimator):
         -------
         numpy.ndarray
             (b,). For fewer records than features it is what the weights promise, and a set of
-            records cannot keep.
+            records cannot keep. With ``solver="greedy"`` it goes on from the purchase for the
+            budget that `fit` was given, as if that were repeated.
         """
         check_is_fitted(self)
         asked_b = to_vector(np.atleast_1d(np.asarray(budgets)), "budgets")

@@ -14,7 +14,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ import numpy as np
 
 from modicum.core.experiment import write_atomic
 from modicum.daved.frames import Frame, align, count, to_frame, to_vector
+from modicum.daved.selection import PlanRow, Selection
 
-__all__ = ["FORMATS", "Table", "read_table", "write_table"]
+__all__ = ["FORMATS", "Table", "read_table", "write_plan", "write_table"]
 
 FORMATS = (".npy", ".npz", ".csv", ".parquet", ".safetensors")
 """Endings of the files that can be read."""
@@ -175,6 +176,23 @@ def write_table(path: str | os.PathLike[str], columns: Mapping[str, Sequence[Any
     if path.suffix == ".parquet":
         return write_atomic(path, _parquet_bytes(columns))
     raise ValueError(f"cannot write {path.name}: the ending has to be .csv or .parquet")
+
+
+def write_plan(path: str | os.PathLike[str], selection: Selection, sigma2: float = 1.0) -> Path:
+    """Write the purchase plan of a selection as a CSV or a Parquet file, as `write_table` does.
+
+    Parameters
+    ----------
+    path
+        Ends in .csv or .parquet.
+    selection
+        What to write: one line per purchase, with the columns of `PlanRow`.
+    sigma2
+        Variance of the label noise, the unit of errors.
+    """
+    rows = selection.plan(sigma2)
+    names = [item.name for item in fields(PlanRow)]
+    return write_table(path, {name: [getattr(row, name) for row in rows] for name in names})
 
 
 @dataclass(frozen=True)
