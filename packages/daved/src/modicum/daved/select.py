@@ -198,7 +198,8 @@ def select(
         Stop when the certificate is below this share of the objective.
     cost_mode
         ``"exact"`` optimises over weights that spend the budget; ``"paper"``, for ``"fw"``, divides
-        scores by prices without that, which is biased where prices differ.
+        scores by prices and searches steps as if there were none: where prices differ, a line
+        search then stops away from the optimum.
     rounding
         ``"topk"``: by weight, ties by the smallest index; ``"sample"``: drawn without replacement
         in proportion to the weights; ``"greedy"``: greedy purchases among the records that the
