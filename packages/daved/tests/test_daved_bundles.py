@@ -10,7 +10,7 @@ from modicum.daved import bundles, steps
 from modicum.daved.pool import ArrayPool
 from modicum.daved.solvers.base import Problem
 from modicum.daved.solvers.frank_wolfe import FrankWolfe
-from modicum.daved.solvers.greedy import Greedy
+from modicum.daved.solvers.greedy import Greedy, default_prior
 from modicum.daved.solvers.multiplicative import Multiplicative
 
 
@@ -135,7 +135,7 @@ def test_greedy_lots_against_the_posterior_from_scratch():
 def test_greedy_on_one_purchase_is_the_best_of_all():
     X, codes, Q = market(4)
     pool = ArrayPool(X)
-    prior = bundles.prior_of(pool)
+    prior = default_prior(pool.gram(), pool.n)
     assert prior == pytest.approx(0.05 * np.mean(np.square(X).sum(axis=1)))
 
     def variance(lots):

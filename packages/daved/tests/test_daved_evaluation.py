@@ -5,6 +5,7 @@ import pytest
 
 from modicum.daved import evaluation
 from modicum.daved.markets import gaussian_market, priced_market
+from modicum.daved.rounding import purchase
 
 
 @pytest.fixture
@@ -69,38 +70,6 @@ def test_nothing_bought_answers_zero(market):
         assert evaluation.predict(rows, labels, market.queries_md, ridge=ridge).tolist() == [0] * 5
 
 
-def test_purchase_skips_what_is_too_dear_or_stops_there():
-    prices = np.array([3.0, 1.0, 5.0, 2.0, 1.0])
-    order = np.array([3, 2, 0, 4, 1])
-    assert evaluation.purchase(order, prices, 6).tolist() == [3, 0, 4]
-    assert evaluation.purchase(order, prices, 6, fill=False).tolist() == [3]
-    assert evaluation.purchase(order, prices, 7, fill=False).tolist() == [3, 2]
-    assert evaluation.purchase(order, prices, 0.5).tolist() == []
-    assert evaluation.purchase(order, prices, 1e9).tolist() == order.tolist()
-    # Three times 0.1 is more than 0.3 in floating point, and is bought all the same.
-    dimes = np.full(3, 0.1)
-    assert len(evaluation.purchase(np.arange(3), dimes, 0.3)) == 3
-    assert len(evaluation.purchase(np.arange(3), dimes, 0.3, fill=False)) == 3
-
-
-def test_purchase_never_spends_more():
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        prices = rng.uniform(0.1, 3, size=30)
-        order, budget = rng.permutation(30), rng.uniform(0.1, 20)
-        for fill in (True, False):
-            bought = evaluation.purchase(order, prices, budget, fill=fill)
-            assert prices[bought].sum() <= budget * (1 + 1e-9)
-            assert len(set(bought)) == len(bought)
-        filled = evaluation.purchase(order, prices, budget)
-        left = budget - prices[filled].sum()
-        assert np.delete(prices, filled).min(initial=np.inf) > left
-
-
-def test_weight_order_breaks_ties_by_the_smallest_index():
-    assert evaluation.weight_order(np.array([0.1, 0.4, 0.1, 0.4])).tolist() == [1, 3, 0, 2]
-
-
 def test_random_orders_are_permutations_of_their_own(market):
     orders = evaluation.random_orders(market, np.random.default_rng(0))
     assert orders.shape == (5, 60)
@@ -116,7 +85,7 @@ def test_errors_are_those_of_each_buyer_alone(market):
         assert errors.shape == (5, 3)
         for buyer in range(5):
             for column, budget in enumerate([0.5, 4, 25]):
-                bought = evaluation.purchase(orders[buyer], sold.prices_n, budget)
+                bought = purchase(orders[buyer], sold.prices_n, budget)
                 rows, labels = sold.rows_nd[bought], sold.labels_n[bought]
                 precision = np.ones(len(bought))
                 if sold.noise_var_n is not None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from modicum.core.experiment import Experiment, RunContext
-from modicum.daved.evaluation import Ratio, weight_order
+from modicum.daved.evaluation import Ratio
 from modicum.daved.experiments import EXPERIMENTS, _shared
 from modicum.daved.experiments import gaussian_market as experiment
 from modicum.daved.experiments.gaussian_market import Outcome, Setting
@@ -10,6 +10,7 @@ from modicum.daved.markets import gaussian_market
 from modicum.daved.peers.cheapest import Cheapest
 from modicum.daved.peers.nearest import Nearest
 from modicum.daved.pool import ArrayPool
+from modicum.daved.rounding import topk_ranking
 from modicum.daved.solvers.base import Problem
 from modicum.daved.solvers.frank_wolfe import FrankWolfe
 from modicum.daved.solvers.greedy import Greedy
@@ -53,7 +54,7 @@ def test_buyers_together_share_an_order(market):
     by_weight = _shared.bought_orders(market, FrankWolfe(max_iter=9, tol=0.0), 5.0)
     problem = Problem(ArrayPool(market.rows_nd), market.queries_md[2:3])
     weights = FrankWolfe(max_iter=9, tol=0.0).solve(problem).weights
-    assert by_weight[2].tolist() == weight_order(weights).tolist()
+    assert by_weight[2].tolist() == topk_ranking(weights).tolist()
 
 
 def test_peers_are_asked_per_buyer_if_they_see_queries(market):

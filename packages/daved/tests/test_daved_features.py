@@ -73,7 +73,7 @@ def test_min_max_is_within_0_and_1_and_reaches_both():
 def test_shards_and_chunks_give_what_the_whole_gives(make, monkeypatch):
     rows = rows_of(n=53)
     whole = make().fit_transform(rows)
-    monkeypatch.setattr("modicum.daved.features._VALUES_OF_A_CHUNK", 20)
+    monkeypatch.setattr("modicum.daved.pool._VALUES_OF_A_CHUNK", 20)
     found = make().fit_transform([rows[:1], rows[1:30], rows[30:]])
     assert [len(shard) for shard in found] == [1, 29, 23]
     np.testing.assert_allclose(np.concatenate(found), whole, atol=1e-9)

@@ -22,7 +22,7 @@ from modicum.daved.federated.messages import (
     decode,
     encode,
 )
-from modicum.daved.federated.seller import Seller, fingerprint
+from modicum.daved.federated.seller import Seller
 from modicum.daved.pool import ArrayPool
 from modicum.daved.solvers.base import Problem
 from modicum.daved.solvers.frank_wolfe import FrankWolfe
@@ -391,8 +391,3 @@ def test_a_refusal_and_silence_have_names():
         Buyer(queries).buy(LocalTransport([]), 10)
     with pytest.raises(ValueError, match="init is 'zero'"):
         Buyer(queries, init="zero")
-
-
-def test_fingerprints_tell_parts_apart():
-    assert fingerprint("a", "b") != fingerprint("ab") != fingerprint("a", "b", "")
-    assert len(fingerprint()) == 64

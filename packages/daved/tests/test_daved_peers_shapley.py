@@ -9,7 +9,12 @@ from modicum.daved.peers.banzhaf import maximum_sample_reuse
 from modicum.daved.peers.data_shapley import shapley_from_orders
 from modicum.daved.peers.knn_shapley import shapley_of_matches, shapley_of_means
 from modicum.daved.peers.loo import leave_one_out
-from modicum.daved.peers.utility import Utility, utility_of
+from modicum.daved.peers.utility import RidgeUtility, Utility
+
+
+def utility_of(view, ridge):
+    points = view.validation_rows_vd, view.validation_labels_v
+    return RidgeUtility(view.rows_nd, view.labels_n, *points, ridge)
 
 
 class Table(Utility):

@@ -198,3 +198,31 @@ def test_copies_are_equal_in_every_feature():
 def test_quotas_need_groups():
     with pytest.raises(ValueError, match="min_per_group needs groups"):
         purchase(np.arange(2), np.ones(2), 2, Rules(min_per_group=1))
+
+
+def test_purchase_skips_what_is_too_dear_or_stops_there():
+    prices = np.array([3.0, 1.0, 5.0, 2.0, 1.0])
+    order = np.array([3, 2, 0, 4, 1])
+    assert purchase(order, prices, 6).tolist() == [3, 0, 4]
+    assert purchase(order, prices, 6, Rules(fill=False)).tolist() == [3]
+    assert purchase(order, prices, 7, Rules(fill=False)).tolist() == [3, 2]
+    assert purchase(order, prices, 0.5).tolist() == []
+    assert purchase(order, prices, 1e9).tolist() == order.tolist()
+    # Three times 0.1 is more than 0.3 in floating point, and is bought all the same.
+    dimes = np.full(3, 0.1)
+    assert len(purchase(np.arange(3), dimes, 0.3)) == 3
+    assert len(purchase(np.arange(3), dimes, 0.3, Rules(fill=False))) == 3
+
+
+def test_any_purchase_stays_in_its_budget_and_exhausts_it():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        prices = rng.uniform(0.1, 3, size=30)
+        order, budget = rng.permutation(30), rng.uniform(0.1, 20)
+        for fill in (True, False):
+            bought = purchase(order, prices, budget, Rules(fill=fill))
+            assert prices[bought].sum() <= budget * (1 + 1e-9)
+            assert len(set(bought)) == len(bought)
+        filled = purchase(order, prices, budget)
+        left = budget - prices[filled].sum()
+        assert np.delete(prices, filled).min(initial=np.inf) > left

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modicum.daved.acquisition import automatic_iterations, solver_by_name
 from modicum.daved.errors import DAVEDWarning, InfeasibleBudgetError
-from modicum.daved.pool import ArrayPool
-from modicum.daved.select import ScaledPool, automatic_iterations, score, select, solver_by_name
+from modicum.daved.pool import ArrayPool, ScaledPool
+from modicum.daved.select import score, select
 from modicum.daved.selection import Selection
 from modicum.daved.solvers.base import Problem
 
@@ -496,3 +497,11 @@ def test_integers_booleans_and_more_budget_than_records():
     )
     assert sorted(select(X, Q, 100).indices.tolist()) == list(range(40))
     assert len(select(X > 0, Q > 0, 5)) == 5
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, "greedy"])
+def test_queries_that_no_seller_can_help_are_refused(solver):
+    X, _, _ = market()
+    X[:, 3] = 0
+    with pytest.raises(ValueError, match="no part of the 1 queries lies in the span"):
+        select(X, np.array([[0.0, 0, 0, 1]]), 3, solver=solver)

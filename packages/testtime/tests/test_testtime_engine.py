@@ -36,6 +36,14 @@ from modicum.testtime.stopping.base import GO_ON, Decision, StoppingRule, VoteCo
 CAP = 12
 
 
+@pytest.fixture
+def interruptible():
+    """Let SIGINT interrupt: a process that was started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Lead(StoppingRule):
     """Stop when the leader is two votes ahead."""
 
@@ -643,6 +651,7 @@ class InterruptingServer(Server):
         return completion
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("kind", [Interrupting, InterruptingServer])
 @pytest.mark.parametrize("at", [1, 5, 11, 17])
 def test_ctrl_c_leaves_a_log_to_go_on_with(kind, at, tmp_path):
@@ -682,6 +691,7 @@ def test_a_request_that_ends_the_program_ends_the_run(error, tmp_path):
         assert decisions(Engine(Offline(), log=log).run(tasks())) == one_by_one()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_twice_loses_nothing(tmp_path):
     server = InterruptingServer(9, presses=2)
     with pytest.raises(KeyboardInterrupt), SampleLog(tmp_path / "log.jsonl") as log:
@@ -691,6 +701,7 @@ def test_ctrl_c_twice_loses_nothing(tmp_path):
         assert decisions(Engine(Offline(), log=log).run(tasks())) == one_by_one()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_inside_a_running_loop():
     """The requests run in a thread there; the thread that waits gets the signal."""
     server = Server()

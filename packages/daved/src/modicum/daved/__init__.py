@@ -1,6 +1,7 @@
 """Data selection for data markets, central and federated.
 
-Not released yet: this version holds the name and the layout of the package, and no method.
+Not released yet. The solvers, the selection, feature maps, peers and the federated protocol are in
+the modules of this package and may still change; nothing is exported here so far.
 """
 
 __all__: list[str] = []

@@ -18,19 +18,12 @@ from modicum.daved.design import directions, objective, pseudo_inverse
 from modicum.daved.pool import Pool
 from modicum.daved.rounding import BUDGET_TOLERANCE
 from modicum.daved.solvers.base import Design, Step
+from modicum.daved.solvers.greedy import default_prior
 
-__all__ = ["line_search", "lots_frank_wolfe", "lots_greedy", "lots_multiplicative", "prior_of"]
-
-PRIOR_SHARE = 0.05
-"""Prior precision by default, as a share of the rows' mean squared norm."""
+__all__ = ["line_search", "lots_frank_wolfe", "lots_greedy", "lots_multiplicative"]
 
 _ALPHA_MAX = 0.999
 _BISECTIONS = 60
-
-
-def prior_of(pool: Pool) -> float:
-    """Give the default prior precision of greedy purchases, in squared units of the features."""
-    return PRIOR_SHARE * float(np.trace(pool.gram())) / pool.n
 
 
 def line_search(loss: float, scores_r: np.ndarray, leverages_r: np.ndarray) -> float:
@@ -215,7 +208,7 @@ def lots_greedy(
         Lots in the order of purchase.
     """
     lots = _Lots(pool, codes_n, queries_md)
-    gram_dd = (prior_of(pool) if prior is None else prior) * np.eye(pool.d)
+    gram_dd = (default_prior(pool.gram(), pool.n) if prior is None else prior) * np.eye(pool.d)
     gram_dd = gram_dd if owned_dd is None else gram_dd + owned_dd
     left = budget * (1 + BUDGET_TOLERANCE)
     open_g = prices_g <= left

@@ -23,6 +23,20 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
+from modicum.daved.acquisition import (
+    STEPS_WITHOUT_A_BUDGET,
+    Settings,
+    buy_greedily,
+    buy_lots,
+    greedy_selection,
+    in_budget,
+    prepare,
+    rank,
+    rules_of,
+    solve,
+    warn_of_run,
+    weighted_selection,
+)
 from modicum.daved.features import ArrayMap, FeatureMap, make_features
 from modicum.daved.frames import (
     Frame,
@@ -35,20 +49,6 @@ from modicum.daved.frames import (
     to_vector,
 )
 from modicum.daved.rounding import purchase
-from modicum.daved.select import (
-    STEPS_WITHOUT_A_BUDGET,
-    _buy_greedily,
-    _greedy_selection,
-    _in_budget,
-    _market,
-    _ranking,
-    _rules,
-    _select_lots,
-    _selection,
-    _Settings,
-    _solve,
-    _warn_of_run,
-)
 from modicum.daved.selection import Selection
 from modicum.daved.solvers.base import Design, Step
 from modicum.daved.theory import budget_curve, fair_price
@@ -144,7 +144,7 @@ class DAVED(BaseEstimator):
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> market = DAVED(solver="greedy").fit(rng.normal(size=(50, 3)), np.array([[1.0, 0.0, 0.0]]))
-    >>> len(market.select(budget=4))
+    >>> len(offer.select(budget=4))
     4
     """
 
@@ -227,7 +227,7 @@ class DAVED(BaseEstimator):
         """
         reader = _Reader(self)
         rows = reader.fit(X_seller)
-        market = _market(
+        offer = prepare(
             rows.values,
             reader.rows(X_buyer, "X_buyer"),
             costs,
@@ -236,8 +236,8 @@ class DAVED(BaseEstimator):
             chunk_size=self.chunk_size,
         )
         settings = _settings(self)
-        settings.check(market)
-        self._market = replace(market, labels_n=rows.labels)
+        settings.check(offer)
+        self._offer = replace(offer, labels_n=rows.labels)
         self._settings, self._groups = settings, groups
         self._set_names(reader)
         self._find(budget)
@@ -275,26 +275,24 @@ class DAVED(BaseEstimator):
             In the unit of weights that spend the budget.
         """
         check_is_fitted(self)
-        market, settings = self._market, self._settings
+        offer, settings = self._offer, self._settings
         rng = np.random.default_rng(self.random_state)
         if self._groups is not None:
             with _bar(self.progress, self.solver) as on_step:
-                return _select_lots(
-                    market, settings, budget, self._groups, True, False, rng, on_step
-                )
-        rules = _rules(market, None, None, None, True, False, self.compat)
-        budget = check_budget(budget, market.prices_n)
+                return buy_lots(offer, settings, budget, self._groups, True, False, rng, on_step)
+        rules = rules_of(offer, None, None, None, True, False, self.compat)
+        budget = check_budget(budget, offer.prices_n)
         if settings.solver == "greedy":
             # What is affordable last depends on the budget, so that a prefix will not do.
             with _bar(self.progress, self.solver) as on_step:
-                bought, design = _buy_greedily(market, settings, budget, rules, on_step)
-            return _greedy_selection(market, settings, budget, bought, design)
+                bought, design = buy_greedily(offer, settings, budget, rules, on_step)
+            return greedy_selection(offer, settings, budget, bought, design)
         design, is_priced = self._design
-        _warn_of_run(market, settings, budget, design)
-        found = _in_budget(design, market.prices_n, budget, is_priced)
-        ranking = _ranking(market, settings, budget, rules, design, found.weights, rng)
-        bought = purchase(ranking, market.prices_n, budget, rules)
-        return _selection(market, settings, budget, bought, found)
+        warn_of_run(offer, settings, budget, design)
+        found = in_budget(design, offer.prices_n, budget, is_priced)
+        ranking = rank(offer, settings, budget, rules, design, found.weights, rng)
+        bought = purchase(ranking, offer.prices_n, budget, rules)
+        return weighted_selection(offer, settings, budget, bought, found)
 
     def error_curve(self, budgets: Any, sigma2: float | None = None) -> np.ndarray:
         """Predict the excess test error σ² L / B of purchases for budgets.
@@ -358,23 +356,23 @@ class DAVED(BaseEstimator):
 
     def _find(self, budget: float | None) -> None:
         """Run the solver and keep what it found, in the unit of the module."""
-        market = self._market
-        self.coverage_, self.labels_ = market.coverage_m, market.labels_n
+        offer = self._offer
+        self.coverage_, self.labels_ = offer.coverage_m, offer.labels_n
         if self._groups is not None or self.solver == "greedy":
             self._keep_purchase(budget)
             return
         # The design belongs to one unit of currency; a budget only says how many steps to make.
-        spend = 1.0 if budget is None else check_budget(budget, market.prices_n)
+        spend = 1.0 if budget is None else check_budget(budget, offer.prices_n)
         is_open = budget is None and self.max_iter == "auto"
         most = (
-            STEPS_WITHOUT_A_BUDGET if is_open else self._settings.iterations(spend, market.prices_n)
+            STEPS_WITHOUT_A_BUDGET if is_open else self._settings.iterations(spend, offer.prices_n)
         )
         # Whatever is bought later is bought by this run.
         self._settings = replace(self._settings, max_iter=most)
         with _bar(self.progress, self.solver, most) as on_step:
-            self._design = _solve(market, self._settings, spend, on_step)
+            self._design = solve(offer, self._settings, spend, on_step)
         design, is_priced = self._design
-        found = _in_budget(design, market.prices_n, 1.0, is_priced)
+        found = in_budget(design, offer.prices_n, 1.0, is_priced)
         self._keep(found.weights, found.scores, found.objective, found.gap, design)
 
     def _keep_purchase(self, budget: float | None) -> None:
@@ -382,7 +380,7 @@ class DAVED(BaseEstimator):
         if budget is None:
             if self._groups is not None:
                 raise ValueError("groups are sold as whole lots: fit needs a budget for them")
-            budget = STEPS_WITHOUT_A_BUDGET * float(np.median(self._market.prices_n))
+            budget = STEPS_WITHOUT_A_BUDGET * float(np.median(self._offer.prices_n))
         found = self.selection(budget)
         spent = float(found.weights @ found.prices)
         self._keep(
@@ -408,7 +406,7 @@ class DAVED(BaseEstimator):
         self.n_iter_ = len(run.history)
 
 
-def _settings(estimator: DAVED) -> _Settings:
+def _settings(estimator: DAVED) -> Settings:
     """Take an estimator's settings; those that nothing else looks at are checked here."""
     check_one_of("device", estimator.device, ("auto", "cpu"))
     if estimator.ridge is not None:
@@ -416,7 +414,7 @@ def _settings(estimator: DAVED) -> _Settings:
     if estimator.chunk_size is not None:
         check_count("chunk_size", estimator.chunk_size)
     is_reference = estimator.compat == "reference"
-    return _Settings(
+    return Settings(
         solver=estimator.solver,
         step=estimator.step,
         max_iter=estimator.max_iter,

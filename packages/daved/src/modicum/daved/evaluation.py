@@ -12,15 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from modicum.daved.markets import Market
+from modicum.daved.rounding import Rules, purchase
 
 __all__ = [
     "Ratio",
     "buyer_errors",
     "error_ratio",
     "predict",
-    "purchase",
     "random_orders",
-    "weight_order",
 ]
 
 RESAMPLES = 2000
@@ -74,47 +73,6 @@ def predict(
     return (queries_qd @ theta_d1)[..., 0]
 
 
-def purchase(
-    order: np.ndarray, prices_n: np.ndarray, budget: float, *, fill: bool = True
-) -> np.ndarray:
-    """Walk down an order and buy what the budget still pays for.
-
-    Parameters
-    ----------
-    order
-        Rows, the most wanted first.
-    prices_n
-        Price of every row, in currency.
-    budget
-        What may be spent, in the same currency.
-    fill
-        Whether to go on behind the first row that is too dear.
-
-    Returns
-    -------
-    ndarray of int
-        Rows in the order in which they are bought.
-    """
-    prices = prices_n[order]
-    # Sums of prices such as 0.1 may exceed the budget they were meant to exhaust by rounding.
-    budget *= 1 + 1e-12
-    if not fill:
-        return np.asarray(order)[: int(np.searchsorted(np.cumsum(prices), budget, side="right"))]
-    bought, left, cheapest = [], budget, float(prices.min(initial=np.inf))
-    for row, price in zip(order, prices, strict=True):
-        if left < cheapest:
-            break
-        if price <= left:
-            bought.append(row)
-            left -= price
-    return np.array(bought, dtype=np.int64)
-
-
-def weight_order(weights_n: np.ndarray) -> np.ndarray:
-    """Order rows by falling weight; of equal ones the first comes first."""
-    return np.argsort(-np.asarray(weights_n), kind="stable")
-
-
 def random_orders(market: Market, rng: np.random.Generator) -> np.ndarray:
     """Shuffle the rows anew for every buyer, (m, n)."""
     n, m = len(market.rows_nd), len(market.queries_md)
@@ -143,7 +101,7 @@ def buyer_errors(
     ridge
         As in `predict`.
     fill
-        As in `purchase`.
+        Whether to go on behind the first row that is too dear.
 
     Raises
     ------
@@ -155,7 +113,7 @@ def buyer_errors(
         raise ValueError(f"there are {m} buyers and {len(orders)} orders; every buyer needs one")
     errors_mb = np.empty((m, len(budgets)))
     for column, budget in enumerate(budgets):
-        bought = [purchase(order, market.prices_n, budget, fill=fill) for order in orders]
+        bought = [purchase(order, market.prices_n, budget, Rules(fill=fill)) for order in orders]
         sizes = np.array([len(rows) for rows in bought])
         for size in np.unique(sizes):
             buyers = np.flatnonzero(sizes == size)

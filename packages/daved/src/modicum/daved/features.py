@@ -15,10 +15,13 @@ arXiv 2403.13893; random Fourier features: Rahimi and Recht, NeurIPS 2007.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
+
+from modicum.daved.frames import is_shards
+from modicum.daved.pool import ArrayPool
 
 __all__ = [
     "CallableFeatures",
@@ -38,8 +41,6 @@ __all__ = [
     "one_hot",
 ]
 
-# Values of one chunk that is looked at while a map is fitted: 32 MB in float64.
-_VALUES_OF_A_CHUNK = 1 << 22
 _NORMALIZATIONS = ("none", "l2")
 _NAMES = (
     "identity",
@@ -119,7 +120,7 @@ class ArrayMap(FeatureMap):
         numpy.ndarray or list of numpy.ndarray
             (n, D), float32 for float32 and float16, else float64; a list for a list of shards.
         """
-        if _is_shards(records):
+        if is_shards(records):
             return [self._map(_as_rows(shard)) for shard in records]
         return self._map(_as_rows(records))
 
@@ -586,15 +587,6 @@ def one_hot(labels_n: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.eye(len(classes_q))[codes_n.reshape(-1)], classes_q
 
 
-def _is_shards(records: Any) -> bool:
-    """Tell whether records are a list of two-dimensional arrays."""
-    return (
-        isinstance(records, list | tuple)
-        and len(records) > 0
-        and all(getattr(shard, "ndim", 0) == 2 for shard in records)
-    )
-
-
 def _as_rows(records: Any) -> np.ndarray:
     """Give (n, d) in float32 or float64, without a copy where it is so already."""
     rows = np.asarray(records)
@@ -617,11 +609,9 @@ def _not_fitted(name: str) -> ValueError:
 
 
 def _chunks(records: Any) -> Iterator[np.ndarray]:
-    shards: Sequence[Any] = records if _is_shards(records) else [_as_rows(records)]
-    for shard in shards:
-        step = max(1, _VALUES_OF_A_CHUNK // max(1, shard.shape[1]))
-        for start in range(0, len(shard), step):
-            yield np.asarray(shard[start : start + step], dtype=np.float64)
+    """Give rows in float64, some at a time."""
+    pool = ArrayPool(records if is_shards(records) else _as_rows(records))
+    return (rows_kd for _, rows_kd in pool.chunks())
 
 
 def _moments(records: Any) -> tuple[int, np.ndarray, np.ndarray, int]:

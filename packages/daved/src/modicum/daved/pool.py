@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["ArrayPool", "Pool", "as_pool"]
+__all__ = ["ArrayPool", "Pool", "ScaledPool", "as_pool"]
 
 # Values of one chunk of rows: 32 MB in float64.
 _VALUES_OF_A_CHUNK = 1 << 22
@@ -133,6 +133,40 @@ class ArrayPool:
         for where, rows_kd in self.chunks():
             found_nk[where] = rows_kd @ matrix_dk
         return found_nk
+
+
+class ScaledPool:
+    """A pool whose rows are multiplied with numbers, read through it.
+
+    Parameters
+    ----------
+    pool
+        Any pool.
+    scale_n
+        Positive factor of every row, (n,).
+    """
+
+    def __init__(self, pool: Pool, scale_n: np.ndarray) -> None:
+        self.pool = pool
+        self.scale_n = scale_n
+        self.n, self.d = pool.n, pool.d
+
+    def scores(self, directions_dm: np.ndarray) -> np.ndarray:
+        """Give the mean over m of the squared inner products, (n,) float64."""
+        return self.pool.scores(directions_dm) * np.square(self.scale_n)
+
+    def gram(self, weights_n: np.ndarray | None = None) -> np.ndarray:
+        """Give the sum of w_j x_j x_j' of the scaled rows, (d, d) float64."""
+        squares_n = np.square(self.scale_n)
+        return self.pool.gram(squares_n if weights_n is None else weights_n * squares_n)
+
+    def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Give scaled rows, (k, d) float64, in the order asked for."""
+        return self.pool.rows(indices) * self.scale_n[np.asarray(indices, dtype=np.int64), None]
+
+    def products(self, matrix_dk: np.ndarray) -> np.ndarray:
+        """Give the scaled rows times a matrix, (n, k) float64."""
+        return self.pool.products(matrix_dk) * self.scale_n[:, None]
 
 
 def as_pool(rows: Any, scale: np.ndarray | None = None, chunk_size: int | None = None) -> Pool:

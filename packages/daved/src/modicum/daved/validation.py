@@ -23,6 +23,7 @@ from modicum.daved.errors import DAVEDWarning, InfeasibleBudgetError
 __all__ = [
     "check_budget",
     "check_count",
+    "check_covered",
     "check_finite",
     "check_fraction",
     "check_groups",
@@ -56,6 +57,9 @@ NORM_DEVIATIONS = 6
 
 LARGEST_SCALE_RATIO = 1e6
 """Ratio of the features' root mean squares above which standardising is advised."""
+
+NO_COVERAGE = 1e-12
+"""Share of a query's squared length in the sellers' span that is rounding only."""
 
 _VALUES_OF_A_CHUNK = 1 << 22
 _PACKAGE = "modicum.daved"
@@ -384,6 +388,21 @@ def check_no_labels(y: Any) -> None:
         )
 
 
+def check_covered(coverage_m: np.ndarray) -> None:
+    """Refuse queries of which the sellers' rows span nothing.
+
+    Raises
+    ------
+    ValueError
+        If that is so for every query.
+    """
+    if (coverage_m <= NO_COVERAGE).all():
+        raise ValueError(
+            f"no part of the {len(coverage_m)} queries lies in the span of the sellers' rows: no "
+            "purchase helps them; are their features those of the sellers?"
+        )
+
+
 def warn_coverage(coverage_m: np.ndarray) -> None:
     """Warn of queries that the sellers' rows do not span: their missing part counts as known."""
     low = np.flatnonzero(coverage_m < LEAST_COVERAGE)
@@ -406,8 +425,8 @@ def warn_many_queries(m: int) -> None:
     if m > MOST_QUERIES:
         _warn(
             f"{m} queries in one design: over more than {MOST_QUERIES} unlike queries it turns "
-            "into a general design; use batch_select with a part of the budget for each query or "
-            "cluster the queries"
+            "into a general design; choose for a few alike queries at a time, each with a part of "
+            "the budget"
         )
 
 
@@ -475,8 +494,8 @@ def warn_stalled(converged: bool, steps: int, max_iter: int) -> None:
     if not converged and steps < max_iter:
         _warn(
             f"the line search found no descent after {steps} of {max_iter} steps, before the "
-            "tolerance was reached: rounding in the inverse; use float64, a smaller refresh, or "
-            "standardised features"
+            "tolerance was reached: rounding in the inverse; standardise the features "
+            "(features='standardize')"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the package claims, as experiments that anybody can run (``modicum demo daved``).
+"""What the package will claim, as experiments; not yet among those of ``modicum demo``.
 
 `EXPERIMENTS` lists them; importing it loads none of the code that runs them. A new experiment is a
 new module with a function ``run(ctx) -> Result`` and a line in the list.

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from modicum.daved.evaluation import Ratio, weight_order
+from modicum.daved.evaluation import Ratio
 from modicum.daved.markets import Market
 from modicum.daved.peers.base import QUERIES, Peer
 from modicum.daved.pool import ArrayPool
+from modicum.daved.rounding import topk_ranking
 from modicum.daved.solvers.base import Design, Problem, Solver, Step
 
 __all__ = [
@@ -47,7 +48,7 @@ def bought_orders(market: Market, solver: Solver, budget: float, size: int = 1) 
         queries_qd = market.queries_md[start : start + size]
         problem = Problem(pool, queries_qd, budget=budget, prices=market.prices_n)
         design = solver.solve(problem)
-        order = weight_order(design.weights) if design.order is None else design.order
+        order = topk_ranking(design.weights) if design.order is None else design.order
         orders += [order] * len(queries_qd)
     return orders
 

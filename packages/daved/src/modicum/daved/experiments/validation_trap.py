@@ -16,10 +16,11 @@ import numpy as np
 
 from modicum.core.device import numpy_generator
 from modicum.core.experiment import Claim, Result, RunContext, Table
-from modicum.daved.evaluation import Ratio, error_ratio, weight_order
+from modicum.daved.evaluation import Ratio, error_ratio
 from modicum.daved.experiments._shared import verdict
 from modicum.daved.markets import Market, gaussian_market
 from modicum.daved.pool import ArrayPool
+from modicum.daved.rounding import topk_ranking
 from modicum.daved.solvers.base import Problem
 from modicum.daved.solvers.frank_wolfe import FrankWolfe
 from modicum.daved.solvers.greedy import Greedy
@@ -86,7 +87,7 @@ def _at_random(market: Market, k: int, rng: np.random.Generator) -> np.ndarray:
 def _by_frank_wolfe(market: Market, k: int, rng: np.random.Generator) -> np.ndarray:
     problem = Problem(ArrayPool(market.rows_nd), market.validation_vd[:QUERIES])
     design = FrankWolfe(max_iter=STEPS_PER_ROW * k).solve(problem)
-    return weight_order(design.weights)[:k]
+    return topk_ranking(design.weights)[:k]
 
 
 def _by_greedy_design(market: Market, k: int, rng: np.random.Generator) -> np.ndarray:
@@ -157,32 +158,34 @@ def claims(found: Outcomes, *, quick: bool) -> list[Claim]:
         _claim(
             "validation_error_grows",
             "Excess error of choosing by validation error grows with the dimension.",
-            "below 1 at every step",
+            "grows as d / v",
             slowest,
             verdict(slowest, 1.0, quick=quick),
-            f"Error at a dimension over error at the next, the largest. {note}",
+            "Error at a dimension over error at the next, the largest; holds if below 1 at every"
+            f" step. {note}",
         ),
         _claim(
             "worse_than_random",
             f"At {last} dimensions choosing by validation error is worse than choosing at random.",
-            f"above {RANDOM_FACTOR:g}",
+            None,
             loss,
             verdict(loss, RANDOM_FACTOR, at_least=True, quick=quick),
-            f"Ratio of excess errors. {note}",
+            f"Ratio of excess errors; holds if above {RANDOM_FACTOR:g}. {note}",
         ),
         _claim(
             "greedy_design_is_best",
             f"From {DESIGN_FROM} dimensions on the greedy design has the lowest excess error.",
-            "below 1",
+            None,
             lead,
             verdict(lead, 1.0, quick=quick),
-            f"Over the best other choice, the nearest: {nearest} at {nearest_d} dimensions. {note}",
+            f"Over the best other choice, the nearest: {nearest} at {nearest_d} dimensions; holds"
+            f" if below 1. {note}",
         ),
     ]
 
 
 def _claim(
-    name: str, statement: str, paper: str, ratio: Ratio, holds: bool | None, note: str
+    name: str, statement: str, paper: str | None, ratio: Ratio, holds: bool | None, note: str
 ) -> Claim:
     interval = (ratio.low, ratio.high)
     return Claim(name, statement, paper, ratio.value, interval, holds, "ratio", note)

@@ -4,7 +4,7 @@ from modicum.daved.federated.aggregate import AggregateBuyer
 from modicum.daved.federated.buyer import Buyer, Purchase
 from modicum.daved.federated.channel import Transport
 from modicum.daved.federated.local import LocalTransport
-from modicum.daved.federated.seller import Seller, fingerprint
+from modicum.daved.federated.seller import Seller
 
 __all__ = [
     "AggregateBuyer",
@@ -13,5 +13,4 @@ __all__ = [
     "Purchase",
     "Seller",
     "Transport",
-    "fingerprint",
 ]

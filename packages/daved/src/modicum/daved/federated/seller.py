@@ -14,7 +14,6 @@ the span of the queries. Nothing here is differentially private.
 Shapes: n rows, d features, m queries, q labels of a row, r candidates, k rows asked for.
 """
 
-import hashlib
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -53,12 +52,7 @@ from modicum.daved.federated.messages import (
 from modicum.daved.federated.share import Share
 from modicum.daved.pool import ArrayPool
 
-__all__ = ["Seller", "fingerprint"]
-
-
-def fingerprint(*parts: str) -> str:
-    """Give the SHA-256 of a feature map's parts, hex: model, revision, pooling, normalisation."""
-    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
+__all__ = ["Seller"]
 
 
 class Seller:
@@ -76,7 +70,7 @@ class Seller:
         What salts and keys are derived from, at least 16 bytes. A seller that may restart within a
         purchase must come back with the same one; by default it is drawn at random.
     features
-        Fingerprint of the feature map; see `fingerprint`.
+        Fingerprint of the feature map; see `modicum.daved.features.FeatureMap.fingerprint`.
     max_reveals
         How many different rows may be revealed before they are paid for; no limit by default. The
         count starts anew with the process.

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from modicum.core.device import resolve_device
 from modicum.daved.errors import DAVEDWarning
 from modicum.daved.features import FeatureMap
 from modicum.daved.features_torch import asking, digest_of_state, to_numpy
@@ -83,7 +84,7 @@ class _ModelFeatures(FeatureMap):
             return self._given
         options = {} if self.dtype is None else {"dtype": self.dtype}
         loaded = self._load(**options)
-        return loaded.to(_device(self.device)).eval()
+        return loaded.to(resolve_device(self.device)).eval()
 
     def _load(self, **options: Any) -> Any:
         raise NotImplementedError
@@ -408,12 +409,6 @@ def _name_and_revision(model: Any) -> tuple[str, str | None]:
     if before and revision and not os.path.isdir(name):
         return before, revision
     return name, None
-
-
-def _device(device: str) -> torch.device:
-    if device != "auto":
-        return torch.device(device)
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _texts(records: Sequence[str]) -> list[str]:

@@ -9,8 +9,8 @@ Shapes: n rows, s sets.
 
 import numpy as np
 
-from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View, check_positive
-from modicum.daved.peers.utility import DEFAULT_RIDGE, utility_of
+from modicum.daved.peers.base import check_positive
+from modicum.daved.peers.utility import DEFAULT_RIDGE, RidgePeer, RidgeUtility
 
 __all__ = ["Banzhaf", "maximum_sample_reuse"]
 
@@ -39,7 +39,7 @@ def maximum_sample_reuse(members_sn: np.ndarray, utilities_s: np.ndarray) -> np.
     return np.where((inside_n > 0) & (outside_n > 0), with_n - without_n, 0.0)
 
 
-class Banzhaf(Peer):
+class Banzhaf(RidgePeer):
     """Value a row by its Banzhaf value for the validation error of a ridge regression.
 
     Parameters
@@ -56,15 +56,13 @@ class Banzhaf(Peer):
     """
 
     name = "banzhaf"
-    sees = frozenset({LABELS, VALIDATION})
 
     def __init__(self, sets: int = DEFAULT_SETS, ridge: float = DEFAULT_RIDGE) -> None:
-        check_positive(sets=sets, ridge=ridge)
+        super().__init__(ridge)
+        check_positive(sets=sets)
         self.sets = sets
-        self.ridge = ridge
 
-    def _values(self, view: View, rng: np.random.Generator) -> np.ndarray:
-        utility = utility_of(view, self.ridge)
+    def _of(self, utility: RidgeUtility, rng: np.random.Generator) -> np.ndarray:
         members_sn = rng.random((self.sets, utility.n)) < 0.5
         utilities_s = np.array([utility.of(np.flatnonzero(members)) for members in members_sn])
         return maximum_sample_reuse(members_sn, utilities_s)

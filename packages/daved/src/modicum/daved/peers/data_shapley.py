@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View, check_positive
-from modicum.daved.peers.utility import DEFAULT_RIDGE, Utility, utility_of
+from modicum.daved.peers.base import check_positive
+from modicum.daved.peers.utility import DEFAULT_RIDGE, RidgePeer, RidgeUtility, Utility
 
 __all__ = ["DataShapley", "shapley_from_orders"]
 
@@ -52,7 +52,7 @@ def shapley_from_orders(
     return total_n / count
 
 
-class DataShapley(Peer):
+class DataShapley(RidgePeer):
     """Value a row by its Shapley value for the validation error of a ridge regression.
 
     Parameters
@@ -71,7 +71,6 @@ class DataShapley(Peer):
     """
 
     name = "data_shapley"
-    sees = frozenset({LABELS, VALIDATION})
 
     def __init__(
         self,
@@ -79,14 +78,13 @@ class DataShapley(Peer):
         truncation: float = DEFAULT_TRUNCATION,
         ridge: float = DEFAULT_RIDGE,
     ) -> None:
-        check_positive(orders=orders, ridge=ridge)
+        super().__init__(ridge)
+        check_positive(orders=orders)
         if truncation < 0:
             raise ValueError(f"truncation is {truncation}: give 0, for none, or a positive share")
         self.orders = orders
         self.truncation = truncation
-        self.ridge = ridge
 
-    def _values(self, view: View, rng: np.random.Generator) -> np.ndarray:
-        utility = utility_of(view, self.ridge)
+    def _of(self, utility: RidgeUtility, rng: np.random.Generator) -> np.ndarray:
         orders = (rng.permutation(utility.n) for _ in range(self.orders))
         return shapley_from_orders(utility, orders, self.truncation)

@@ -9,13 +9,12 @@ Shapes: n rows, d features, v validation points, q outputs.
 
 import numpy as np
 
-from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View, check_positive
-from modicum.daved.peers.utility import DEFAULT_RIDGE, utility_of
+from modicum.daved.peers.utility import RidgePeer, RidgeUtility
 
 __all__ = ["Influence"]
 
 
-class Influence(Peer):
+class Influence(RidgePeer):
     """Value a row by the derivative of minus the validation error with respect to its weight.
 
     Parameters
@@ -30,11 +29,6 @@ class Influence(Peer):
     """
 
     name = "influence"
-    sees = frozenset({LABELS, VALIDATION})
 
-    def __init__(self, ridge: float = DEFAULT_RIDGE) -> None:
-        check_positive(ridge=ridge)
-        self.ridge = ridge
-
-    def _values(self, view: View, rng: np.random.Generator) -> np.ndarray:
-        return utility_of(view, self.ridge).slopes()
+    def _of(self, utility: RidgeUtility, rng: np.random.Generator) -> np.ndarray:
+        return utility.slopes()

@@ -5,8 +5,7 @@ Sees the sellers' labels and labelled points of the buyer; no queries, no prices
 
 import numpy as np
 
-from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View, check_positive
-from modicum.daved.peers.utility import DEFAULT_RIDGE, Utility, utility_of
+from modicum.daved.peers.utility import RidgePeer, RidgeUtility, Utility
 
 __all__ = ["LeaveOneOut", "leave_one_out"]
 
@@ -16,7 +15,7 @@ def leave_one_out(utility: Utility) -> np.ndarray:
     return utility.of(np.arange(utility.n)) - utility.without_each()
 
 
-class LeaveOneOut(Peer):
+class LeaveOneOut(RidgePeer):
     """Value a row by the validation error that it saves a ridge regression on all other rows.
 
     Parameters
@@ -31,11 +30,6 @@ class LeaveOneOut(Peer):
     """
 
     name = "loo"
-    sees = frozenset({LABELS, VALIDATION})
 
-    def __init__(self, ridge: float = DEFAULT_RIDGE) -> None:
-        check_positive(ridge=ridge)
-        self.ridge = ridge
-
-    def _values(self, view: View, rng: np.random.Generator) -> np.ndarray:
-        return leave_one_out(utility_of(view, self.ridge))
+    def _of(self, utility: RidgeUtility, rng: np.random.Generator) -> np.ndarray:
+        return leave_one_out(utility)

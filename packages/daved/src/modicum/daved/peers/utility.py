@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from modicum.daved.peers.base import View
+from modicum.daved.peers.base import LABELS, VALIDATION, Peer, View, check_positive
 from modicum.daved.peers.distances import columns
 
-__all__ = ["DEFAULT_RIDGE", "RidgeUtility", "Utility", "utility_of"]
+__all__ = ["DEFAULT_RIDGE", "RidgePeer", "RidgeUtility", "Utility"]
 
 DEFAULT_RIDGE = 0.01
 
@@ -129,8 +129,36 @@ class RidgeUtility(Utility):
         return ((self.rows_nd @ pull_dq) * residuals_nq).sum(axis=1)
 
 
-def utility_of(view: View, ridge: float) -> RidgeUtility:
-    """Give the ridge utility of a market with labels and labelled points of the buyer."""
-    return RidgeUtility(
-        view.rows_nd, view.labels_n, view.validation_rows_vd, view.validation_labels_v, ridge
-    )
+class RidgePeer(Peer):
+    """A peer that values rows by what a ridge regression on them says of labelled points.
+
+    Parameters
+    ----------
+    ridge
+        Penalty of the regression as a share of the rows' mean squared norm.
+
+    Raises
+    ------
+    ValueError
+        The penalty is not positive.
+    """
+
+    sees = frozenset({LABELS, VALIDATION})
+
+    def __init__(self, ridge: float = DEFAULT_RIDGE) -> None:
+        check_positive(ridge=ridge)
+        self.ridge = ridge
+
+    def _values(self, view: View, rng: np.random.Generator) -> np.ndarray:
+        utility = RidgeUtility(
+            view.rows_nd,
+            view.labels_n,
+            view.validation_rows_vd,
+            view.validation_labels_v,
+            self.ridge,
+        )
+        return self._of(utility, rng)
+
+    @abstractmethod
+    def _of(self, utility: RidgeUtility, rng: np.random.Generator) -> np.ndarray:
+        """Value the rows of a set function."""

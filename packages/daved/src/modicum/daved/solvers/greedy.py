@@ -12,15 +12,26 @@ from collections.abc import Callable
 import numpy as np
 
 from modicum.daved.design import directions, objective
+from modicum.daved.rounding import BUDGET_TOLERANCE
 from modicum.daved.solvers.base import Design, Problem, Step
 
-__all__ = ["Greedy"]
+__all__ = ["Greedy", "default_prior"]
 
 PRIOR_SHARE = 0.05
 """Prior precision by default, as a share of the rows' mean squared norm."""
 
-BUDGET_TOLERANCE = 1e-9
-"""Share of the budget by which sums of prices may exceed it through rounding."""
+
+def default_prior(gram_dd: np.ndarray, n: int) -> float:
+    """Give the prior precision by default, in squared units of the features.
+
+    Parameters
+    ----------
+    gram_dd
+        Gram matrix of the rows, (d, d).
+    n
+        Number of rows.
+    """
+    return PRIOR_SHARE * float(np.trace(gram_dd)) / n
 
 
 class Greedy:
@@ -87,7 +98,7 @@ class Greedy:
         pool = problem.pool
         prior = self.prior
         if prior is None:
-            prior = PRIOR_SHARE * float(np.trace(pool.gram())) / pool.n
+            prior = default_prior(pool.gram(), pool.n)
         precision_dd = prior * np.eye(pool.d)
         return precision_dd if problem.owned is None else precision_dd + problem.owned
 
