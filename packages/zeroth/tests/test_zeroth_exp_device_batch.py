@@ -9,7 +9,7 @@ from modicum.zeroth.problems import synthetic_logistic
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(device_batch, "DIMENSION", 8)
+    monkeypatch.setattr(device_batch, "QUICK_DIMENSION", 8)
     monkeypatch.setattr(device_batch, "QUICK_BUDGET", 2000)
     monkeypatch.setattr(device_batch, "PARITY_BUDGET", 2000)
 
@@ -27,7 +27,7 @@ def test_tensors_and_arrays_agree_and_regret_falls(tmp_path, small):
     assert claims["seconds"].holds is None and claims["seconds"].measured > 0
     # The regret in the table is that of the point, computed anew.
     seed, budget, regret = result.tables[0].rows[0][:3]
-    x, _, _ = device_batch.run_once(budget, seed, "cpu")
+    x, _, _ = device_batch.run_once(budget, seed, "cpu", 8)
     problem = synthetic_logistic(8, samples=500, regularization=0.05, rng=0)
     assert float(problem.regret(x)) == pytest.approx(regret, rel=1e-12)
 
@@ -43,8 +43,8 @@ def test_many_more_unknowns_than_pairs_leave_no_choice_to_rounding():
 def test_runs_that_disagree_are_found_out(tmp_path, small, monkeypatch):
     real = device_batch.run_once
 
-    def off(budget, seed, device):
-        x, seconds, found = real(budget, seed, device)
+    def off(budget, seed, device, dimension):
+        x, seconds, found = real(budget, seed, device, dimension)
         return (x + 1e-6 if device is None else x), seconds, found
 
     monkeypatch.setattr(device_batch, "run_once", off)
