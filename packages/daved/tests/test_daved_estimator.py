@@ -333,8 +333,10 @@ def test_clone_parameters_and_pickle() -> None:
         ({"ridge": "fix"}, "ridge"),
         ({"compat": "old"}, "compat"),
         ({"device": "moon"}, "device"),
+        ({"dtype": "float31"}, "dtype"),
+        ({"ridge": "fixed", "reg_lambda": 0.1, "solver": "one_step"}, "ridge='fixed' needs"),
         ({"max_iter": 0}, "max_iter"),
-        ({"tol": 0.0}, "tol"),
+        ({"tol": -0.1}, "tol"),
         ({"reg_lambda": 1.0}, "reg_lambda"),
         ({"chunk_size": 0}, "chunk_size"),
         ({"step": "big"}, "step"),
@@ -359,8 +361,12 @@ def test_wrong_data_are_named() -> None:
         DAVED().fit(rows, queries, costs[:5])
     with pytest.raises(ValueError, match="noise_var"):
         DAVED("greedy").fit(rows, queries, noise_var=-costs)
-    with pytest.raises(ValueError, match="X_owned needs"):
+    with pytest.raises(ValueError, match="X_owned with solver='fw' needs a budget in fit"):
         DAVED().fit(rows, queries, X_owned=rows[:2])
+    with pytest.raises(ValueError, match="X_owned needs solver"):
+        DAVED("one_step").fit(rows, queries, X_owned=rows[:2], budget=5)
+    with pytest.raises(ValueError, match="row_weight"):
+        DAVED().fit(rows, queries, row_weight=-costs)
     with pytest.raises(ValueError, match=r"X_seller.*first at \(3, 1\)"):
         broken = rows.copy()
         broken[3, 1] = np.nan
@@ -404,6 +410,70 @@ def test_the_estimator_and_the_function_buy_the_same(solver: str) -> None:
     assert [row.price for row in found.plan()] == costs[found.indices].tolist()
 
 
+@pytest.mark.parametrize(
+    ("solver", "ridge"),
+    [
+        ("fw", None),
+        ("multiplicative", None),
+        ("greedy", None),
+        ("fw", "fixed"),
+        ("multiplicative", "fixed"),
+    ],
+)
+def test_on_top_of_owned_records_the_estimator_and_the_function_buy_the_same(
+    solver: str, ridge: str | None
+) -> None:
+    rows, queries, costs = market(m=2)
+    owned = 3 * rows[:2]
+    settings: dict[str, Any] = {"reg_lambda": 0.2, "ridge": ridge} if ridge else {}
+    fitted = DAVED(solver, max_iter=60, **settings)
+    fitted.fit(rows, queries, costs, X_owned=owned, budget=30)
+    # For another budget than that of fit another design is best, and it is found.
+    for budget in (30, 12):
+        expected = select(
+            rows,
+            queries,
+            budget,
+            costs=costs,
+            solver=solver,
+            X_owned=owned,
+            max_iter=60,
+            **settings,
+        )
+        found = fitted.selection(budget)
+        assert found.indices.tolist() == expected.indices.tolist()
+        np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-12)
+        assert found.objective == pytest.approx(expected.objective)
+        np.testing.assert_allclose(found.fair_price, expected.fair_price)
+
+
+def test_attributes_beside_owned_records_are_in_the_unit_of_the_module() -> None:
+    rows, queries, costs = market(m=2)
+    owned = 3 * rows[:2]
+    for prices in (costs, np.full(len(rows), 2.0)):
+        found = DAVED(max_iter=60).fit(rows, queries, prices, X_owned=owned, budget=30)
+        expected = found.selection(30)
+        assert found.weights_ @ prices == pytest.approx(1)
+        np.testing.assert_allclose(30 * found.weights_, expected.weights)
+        assert found.objective_ / 30 == pytest.approx(expected.objective)
+        assert found.dual_gap_ / 30 == pytest.approx(expected.gap)
+        np.testing.assert_allclose(found.fair_price_, expected.fair_price)
+        known = owned.T @ owned
+        for budget, error in zip((30, 7.0), found.error_curve([30, 7.0], 0.5), strict=True):
+            inverse = np.linalg.inv(known + budget * (rows.T * found.weights_) @ rows)
+            assert error == pytest.approx(0.5 * np.mean([q @ inverse @ q for q in queries]))
+
+
+def test_row_weights_are_those_of_the_function() -> None:
+    rows, queries, costs = market(m=1)
+    weight = np.random.default_rng(0).uniform(0, 0.25, len(rows))
+    found = DAVED().fit(rows, queries, costs, row_weight=weight, budget=30)
+    expected = select(rows, queries, 30, costs=costs, row_weight=weight)
+    np.testing.assert_array_equal(found.select(30), expected.indices)
+    plain = DAVED().fit(rows, queries, costs, budget=30)
+    assert found.select(30).tolist() != plain.select(30).tolist()
+
+
 @pytest.mark.parametrize("solver", ["fw", "greedy", "multiplicative"])
 def test_lots_are_bought_whole(solver: str) -> None:
     rows, queries, _ = market()
@@ -432,3 +502,52 @@ def test_a_bar_is_shown_where_someone_watches(
     monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
     DAVED().fit(rows, queries)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("solver", ["fw", "one_step", "multiplicative", "exact"])
+@pytest.mark.parametrize("price", [None, 2.5, "each"])
+def test_quotes_of_what_is_on_offer_are_its_fair_prices(solver: str, price: Any) -> None:
+    rows, queries, costs = market()
+    given = costs if price == "each" else None if price is None else np.full(len(rows), price)
+    found = DAVED(solver, features="standardize", progress=False).fit(rows, queries[:1], given)
+    np.testing.assert_allclose(found.quote(rows[::-1]), found.fair_price_[::-1], rtol=1e-6)
+    # Twice the record from the mean: four times the information.
+    farther = 2 * rows - rows.mean(axis=0)
+    np.testing.assert_allclose(found.quote(farther), 4 * found.fair_price_, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quotes_of_an_exact_design_of_one_record_see_what_it_leaves_out() -> None:
+    # One row makes the design. By the pseudo-inverse of its information the other, which leads
+    # farther along the query but also aside, would be worth (7 / 6)² of its price.
+    rows = np.array([[6.0, 0.0], [7.0, 5.0]])
+    found = DAVED("exact", progress=False).fit(rows, np.array([[1.0, 0.0]]))
+    np.testing.assert_allclose(found.weights_, [1.0, 0.0], atol=1e-9)
+    quotes = found.quote(rows)
+    np.testing.assert_allclose(quotes, found.fair_price_, rtol=1e-9)
+    assert quotes.max() <= 1 + 1e-9
+    assert found.quote(np.array([[12.0, 0.0]]))[0] == pytest.approx(4.0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quotes_beside_what_is_owned_and_a_fixed_ridge() -> None:
+    rows, queries, costs = market()
+    settings: dict[str, Any] = {"ridge": "fixed", "reg_lambda": 0.3, "progress": False}
+    found = DAVED("multiplicative", **settings)
+    found.fit(rows, queries, costs, X_owned=rows[:3], budget=9.0)
+    np.testing.assert_allclose(found.quote(rows), found.fair_price_, rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quotes_need_a_design_and_records_like_those_on_offer() -> None:
+    rows, queries, _ = market()
+    with pytest.raises(NotFittedError):
+        DAVED().quote(rows)
+    with pytest.raises(ValueError, match="quotes follow from a design of records"):
+        DAVED("greedy", progress=False).fit(rows, queries).quote(rows)
+    found = DAVED(progress=False).fit(rows, queries)
+    with pytest.raises(ValueError, match="records has 2 features, but X_seller has"):
+        found.quote(rows[:, :2])
+    with pytest.raises(ValueError, match="records has 1 values that are NaN"):
+        found.quote(np.where(np.arange(rows.size).reshape(rows.shape) == 4, np.nan, rows))

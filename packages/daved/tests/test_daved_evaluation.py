@@ -127,3 +127,44 @@ def test_ratio_of_means_and_its_interval():
     assert ratio.low < ratio.value < ratio.high
     with pytest.raises(ValueError, match=r"errors \(200, 3\) and baseline \(200, 4\)"):
         evaluation.error_ratio(other[:, :3], baseline, rng=rng)
+
+
+def test_ratio_over_folds_allows_for_the_folds():
+    rng = np.random.default_rng(0)
+    folds = np.repeat(np.arange(40), 5)
+    # What a fold's sellers have to offer counts for all its buyers, and for the baseline not.
+    luck = rng.exponential(size=40)[folds]
+    baseline = 1 + 0.1 * rng.random((200, 1))
+    mine = luck[:, None] + 0.1 * rng.random((200, 1))
+    by_buyer = evaluation.error_ratio(mine, baseline, rng=np.random.default_rng(1))
+    by_fold = evaluation.error_ratio(mine, baseline, folds_m=folds, rng=np.random.default_rng(1))
+    assert by_fold.value == by_buyer.value
+    # The spread of means of 40 folds, where that of 200 buyers is smaller by the root of 5.
+    spread = luck[::5].std() / np.sqrt(40) / baseline.mean()
+    assert by_fold.high - by_fold.low == pytest.approx(2 * 1.96 * spread, rel=0.15)
+    assert by_buyer.high - by_buyer.low == pytest.approx(2 * 1.96 * spread / np.sqrt(5), rel=0.15)
+    with pytest.raises(ValueError, match=r"folds_m must have the shape \(200,\).*not \(40,\)"):
+        evaluation.error_ratio(mine, baseline, folds_m=np.arange(40), rng=rng)
+
+
+def test_folds_of_unequal_size_are_drawn_from_themselves():
+    folds = np.array([7, 3, 7, 7, 3, 9])
+    drawn, counts = evaluation._drawn_in_folds(folds, 3000, np.random.default_rng(0))
+    assert drawn.shape == counts.shape == (3000, 9)
+    sizes = {3: 2, 7: 3, 9: 1}
+    seen = set()
+    for buyers, counted in zip(drawn.reshape(-1, 3), counts.reshape(-1, 3), strict=True):
+        kept = buyers[counted]
+        (fold,) = set(folds[kept])
+        assert len(kept) == sizes[fold]
+        seen |= set(kept.tolist())
+    assert seen == set(range(6))
+
+
+def test_one_fold_is_as_none():
+    rng = np.random.default_rng(0)
+    mine, baseline = rng.exponential(size=(2, 300, 2))
+    one = evaluation.error_ratio(mine, baseline, folds_m=np.zeros(300, dtype=int), rng=rng)
+    none = evaluation.error_ratio(mine, baseline, rng=rng)
+    assert one.value == none.value
+    assert (one.low, one.high) == pytest.approx((none.low, none.high), rel=0.03)

@@ -1,19 +1,26 @@
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from modicum.core.experiment import Experiment, RunContext
+from modicum.daved.errors import DAVEDWarning
 from modicum.daved.evaluation import Ratio
 from modicum.daved.experiments import EXPERIMENTS, _shared
 from modicum.daved.experiments import gaussian_market as experiment
+from modicum.daved.experiments._purchases import frank_wolfe_orders
 from modicum.daved.experiments.gaussian_market import Outcome, Setting
 from modicum.daved.markets import gaussian_market
 from modicum.daved.peers.cheapest import Cheapest
 from modicum.daved.peers.nearest import Nearest
 from modicum.daved.pool import ArrayPool
-from modicum.daved.rounding import topk_ranking
+from modicum.daved.rounding import purchase
+from modicum.daved.select import select
 from modicum.daved.solvers.base import Problem
 from modicum.daved.solvers.frank_wolfe import FrankWolfe
 from modicum.daved.solvers.greedy import Greedy
+from modicum.daved.solvers.one_step import OneStep
 
 
 @pytest.fixture
@@ -35,11 +42,63 @@ def test_listed_experiments_are_there():
 
 def test_replayed_weights_are_those_of_a_shorter_run(market):
     problem = Problem(ArrayPool(market.rows_nd), market.queries_md[:1])
-    history = FrankWolfe(max_iter=60, tol=0.0).solve(problem).history
-    for steps in (1, 7, 60):
-        shorter = FrankWolfe(max_iter=steps, tol=0.0).solve(problem).weights
-        np.testing.assert_allclose(_shared.weights_after(history, 80, steps), shorter, atol=1e-12)
-    assert _shared.weights_after(history, 80, 0).tolist() == [1 / 80] * 80
+    for step in ("line_search", "herding", "open_loop"):
+        design = FrankWolfe(step, max_iter=60, tol=0.0).solve(problem)
+        for steps in (1, 7, 60, 100):
+            shorter = FrankWolfe(step, max_iter=min(steps, 60), tol=0.0).solve(problem)
+            found = _shared.stopped_after(problem.pool, problem.queries_md, design, steps)
+            np.testing.assert_allclose(found.weights, shorter.weights, atol=1e-12)
+            np.testing.assert_allclose(found.scores, shorter.scores, rtol=1e-7)
+            assert found.objective == pytest.approx(shorter.objective, rel=1e-9)
+            assert found.floor == pytest.approx(shorter.floor)
+            assert found.picks.tolist() == shorter.picks.tolist()
+            # Weights of herding are equal up to rounding: it buys in the order of picks.
+            order = _shared.pick_order if step == "herding" else _shared.purchase_order
+            mine, theirs = order(found), order(shorter)
+            assert mine.tolist() == theirs.tolist()
+    start = _shared.stopped_after(problem.pool, problem.queries_md, design, 0)
+    assert start.weights.tolist() == [1 / 80] * 80
+
+
+# Of 80 rows a run of 5 steps picks few: what follows is bought by the score.
+@pytest.mark.parametrize("budget", [3, 30, 80])
+@pytest.mark.parametrize("seed", range(3))
+def test_experiments_buy_as_select_does(budget, seed):
+    rng = np.random.default_rng(seed)
+    market = gaussian_market(80, 6, 4, validation=10, rng=rng)
+    rows, prices = market.rows_nd, rng.choice([1.0, 2.0, 3.0], size=80)
+    pool = ArrayPool(rows)
+    priced = replace(market, prices_n=prices)
+    exact = frank_wolfe_orders(ArrayPool(rows, prices**-0.5), priced, 5, tol=0.0, rule="exact")
+    paper = frank_wolfe_orders(pool, priced, 5, tol=0.0, rule="paper")
+    together = frank_wolfe_orders(pool, market, 5, tol=0.0)
+    alone = _shared.bought_orders(market, FrankWolfe(max_iter=5, tol=0.0), float(budget))
+    fw = {"max_iter": 5, "tol": 0.0}
+    for buyer, query in enumerate(market.queries_md):
+        problem = Problem(pool, query[None])
+        herded = FrankWolfe("herding", **fw).solve(problem)
+        published = FrankWolfe(compat="reference", **fw).solve(problem)
+        single = OneStep().solve(problem)
+        for order, mine, settings in (
+            (together[buyer], market, fw),
+            (alone[buyer], market, fw),
+            (exact[buyer], priced, fw),
+            (paper[buyer], priced, {**fw, "cost_mode": "paper"}),
+            (_shared.pick_order(herded), market, {**fw, "step": "herding"}),
+            (_shared.purchase_order(single), market, {"solver": "one_step"}),
+        ):
+            bought = purchase(order, mine.prices_n, budget)
+            costs = None if mine is market else prices
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DAVEDWarning)
+                selected = select(rows, query[None], budget, costs=costs, **settings)
+            assert bought.tolist() == selected.indices.tolist(), settings
+        # The published code spends less than the budget.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DAVEDWarning)
+            selected = select(rows, query[None], budget, compat="reference", **fw)
+        first = _shared.published_order(published)[: budget - 1]
+        assert first.tolist() == selected.indices.tolist()
 
 
 def test_buyers_together_share_an_order(market):
@@ -53,8 +112,8 @@ def test_buyers_together_share_an_order(market):
     assert orders[4].tolist() == orders[5].tolist() == alone.tolist()
     by_weight = _shared.bought_orders(market, FrankWolfe(max_iter=9, tol=0.0), 5.0)
     problem = Problem(ArrayPool(market.rows_nd), market.queries_md[2:3])
-    weights = FrankWolfe(max_iter=9, tol=0.0).solve(problem).weights
-    assert by_weight[2].tolist() == topk_ranking(weights).tolist()
+    design = FrankWolfe(max_iter=9, tol=0.0).solve(problem)
+    assert by_weight[2].tolist() == _shared.purchase_order(design).tolist()
 
 
 def test_peers_are_asked_per_buyer_if_they_see_queries(market):
@@ -124,7 +183,7 @@ def test_scaled_down_run_reports_what_its_tables_say(context, monkeypatch):
     assert claims["validation_peers_near_random_n150"].measured == min(
         rows[name][3] for name in experiment.BY_VALIDATION
     )
-    assert "6 buyers on 2 market(s)" in claims["greedy_at_10_n150"].note
+    assert "16 buyers in 2 markets" in claims["greedy_at_10_n150"].note
     by_steps = {row[0]: row[1] for row in steps.rows}
     # The same run, replayed, and a run of its own.
     assert by_steps[experiment.STEPS] == pytest.approx(rows[experiment.MULTI][2])

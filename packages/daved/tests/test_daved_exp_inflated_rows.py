@@ -43,18 +43,32 @@ def test_factor_1_and_normalised_rows_are_the_same_purchases():
 
 
 def test_claims_fail_where_they_should():
-    def made(shares, remedy):
+    def made(shares, remedy, quick=False):
         found = {
             Setting("rows of norm 1", factor, "none"): np.full(3, share)
             for factor, share in zip(experiment.FACTORS, shares, strict=True)
         }
         for name in list(experiment.REMEDIES)[1:]:
             found[Setting("rows of norm 1", 4.0, name)] = np.array([0.0, remedy, 2 * remedy])
-        return [claim.holds for claim in experiment.claims(found)]
+        return [claim.holds for claim in experiment.claims(found, 1, quick=quick)]
 
     assert made([0.05, 0.5, 0.95], 0.09) == [True, True, True]
     assert made([0.6, 0.5, 0.95], 0.09) == [False, True, True]
     assert made([0.05, 0.5, 0.85], 0.11) == [False, False, False]
+    # Shares of 0 to .18 do not tell whether the mean is below .1.
+    assert made([0.05, 0.5, 0.95], 0.09, quick=True) == [True, None, None]
+
+
+def test_intervals_allow_for_markets_that_differ():
+    found = {
+        Setting("rows of norm 1", factor, remedy): np.repeat([0.0, 0.1], 50)
+        for factor in experiment.FACTORS
+        for remedy in experiment.REMEDIES
+    }
+    (_, claim, _) = experiment.claims(found, 2, quick=False)
+    # Both draws of a market may be the same one.
+    assert claim.measured == pytest.approx(0.05) and claim.interval == pytest.approx((0.0, 0.1))
+    assert "100 buyers in 2 markets" in claim.note
 
 
 def test_scaled_down_run_reports_what_its_table_says(context, monkeypatch):

@@ -314,7 +314,7 @@ def test_weighted_rows_have_the_information_matrix_of_a_logistic_model():
             for axis in np.eye(4)
         ]
     )
-    weighted = rows * logistic_row_weight(1 / (1 + np.exp(-rows @ beta)))[:, None]
+    weighted = rows * np.sqrt(logistic_row_weight(1 / (1 + np.exp(-rows @ beta))))[:, None]
     np.testing.assert_allclose(weighted.T @ weighted, hessian, rtol=1e-6)
 
 
@@ -329,3 +329,14 @@ def test_one_hot_names_its_columns():
     targets, classes = one_hot(["b", "a", "b"])
     assert list(classes) == ["a", "b"]
     np.testing.assert_array_equal(targets, [[0, 1], [1, 0], [0, 1]])
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 123.456, 1e6 + 0.1])
+@pytest.mark.parametrize("n", [3, 10, 1000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_constant_column_is_constant_whatever_its_mean_is_rounded_to(value, n, dtype):
+    rows = np.column_stack([np.full(n, value), np.arange(n)]).astype(dtype)
+    for records in (rows, [rows[:2], rows[2:]]):
+        made = Standardize().fit(records)
+        assert made.scale_ is not None and made.scale_[0] == 1.0
+        np.testing.assert_array_equal(made.transform(rows)[:, 0], 0.0)

@@ -1,19 +1,25 @@
 """A purchase from sellers who keep their rows is the central one, and says no more than it must."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from modicum.daved.errors import DAVEDWarning, InfeasibleBudgetError
+from modicum.daved.federated.aggregate import AggregateBuyer
 from modicum.daved.federated.buyer import Buyer
 from modicum.daved.federated.local import LocalTransport
 from modicum.daved.federated.messages import (
+    AskHello,
     Best,
     Commit,
     Done,
     Gram,
     Hello,
+    Peers,
     Refused,
+    Replay,
     Reveal,
     Revealed,
     Score,
@@ -21,6 +27,7 @@ from modicum.daved.federated.messages import (
     Settled,
     decode,
     encode,
+    join_frames,
 )
 from modicum.daved.federated.seller import Seller
 from modicum.daved.pool import ArrayPool
@@ -90,6 +97,35 @@ def test_any_number_of_sellers_finds_what_a_central_run_finds(parts, priced):
     np.testing.assert_allclose(
         losses, [step.objective for step in central.history][: len(losses)], rtol=1e-12
     )
+
+
+@pytest.mark.parametrize("edges", [(0, 1, 240), (0, 100, 101, 102, 103, 240), (0, 239, 240)])
+def test_sellers_with_a_single_row_are_no_exception(edges):
+    rows, labels, prices, queries = _market(4)
+    central = FrankWolfe(max_iter=60).solve(Problem(ArrayPool(rows, prices**-0.5), queries))
+    shards = [slice(a, b) for a, b in pairwise(edges)]
+    sellers = [Seller(rows[own], labels[own], prices[own]) for own in shards]
+    purchase = Buyer(queries, max_iter=60).buy(LocalTransport(sellers), 30)
+    picks = [edges[seller] + index for seller, index in purchase.picks]
+    assert picks == central.picks.tolist()
+    assert purchase.objective == pytest.approx(central.objective, rel=1e-12)
+
+
+@pytest.mark.parametrize("parts", [1, 4, 16])
+def test_features_of_very_unlike_scales_and_equal_rows_are_no_exception(parts):
+    rows, labels, prices, queries = _market(5)
+    # In raw coordinates the information has a condition number of 1e14; half of all rows are there
+    # twice, at the same price, in different shards.
+    rows = rows * np.logspace(0, -7, D)
+    rows[N // 2 :], prices[N // 2 :] = rows[: N // 2], prices[: N // 2]
+    queries = queries * np.logspace(0, -7, D)
+    central = FrankWolfe(max_iter=100).solve(Problem(ArrayPool(rows, prices**-0.5), queries))
+    sellers = _sellers(rows, labels, prices, parts)
+    purchase = Buyer(queries, max_iter=100).buy(LocalTransport(sellers), 30)
+    firsts = np.cumsum([0, *(len(seller.rows) for seller in sellers[:-1])])
+    picks = [firsts[seller] + index for seller, index in purchase.picks]
+    assert picks == central.picks.tolist() and max(picks) < N // 2
+    assert purchase.objective == pytest.approx(central.objective, rel=1e-9)
 
 
 @pytest.mark.parametrize("step", ["herding", "open_loop", 0.1])
@@ -315,6 +351,19 @@ def _changed(**parts):
         (Revealed, _changed(rows_kd=lambda x: x * 1.1), "announced .* which scores"),
         (Revealed, _changed(prices_k=lambda c: c * 0 + 9), "outside of its own range"),
         (Best, _changed(values_r=lambda v: v * 1.5), "announced .* which scores"),
+        (Settled, _changed(salts_kb=lambda s: s[:-1]), "gave arrays of shapes"),
+        (Settled, _changed(proofs_khb=lambda p: p[:, :-1]), "is not what it committed to"),
+        (Settled, _changed(rows_kd=lambda x: x[:, :-1]), "gave arrays of shapes"),
+        (Settled, _changed(indices_k=lambda i: i * 0 + i[0]), "gave arrays of shapes"),
+        (Revealed, _changed(rows_kd=lambda x: x[:0]), "gave arrays of shapes"),
+        (Revealed, _changed(prices_k=lambda c: c[:0]), "gave arrays of shapes"),
+        (Best, _changed(values_r=lambda v: v * np.nan), "offers row .* with a score of nan"),
+        (Best, _changed(indices_r=lambda i: i + N), "offers row"),
+        (Best, _changed(values_r=lambda v: v[:0], indices_r=lambda i: i[:0]), "no seller offers"),
+        (Gram, _changed(triangle=lambda t: t * np.inf), "the Gram matrix of seller 0 has"),
+        (Gram, _changed(triangle=lambda t: t[:-1]), "a Gram matrix of another size"),
+        (Hello, _changed(n_rows=lambda n: 0), "seller 0 has 0 rows .* which can't be"),
+        (Hello, _changed(lowest_price=lambda c: 0.0), "rows for 0 to .* which can't be"),
         (Hello, _changed(d=lambda d: d + 1), "seller 0 has 8 features, the queries have 7"),
         (Hello, _changed(fingerprint=lambda f: "x"), "seller 0 has features 'x'"),
     ],
@@ -354,6 +403,13 @@ def test_ties_go_to_the_smallest_number_within_and_among_sellers():
     assert set(purchase.picks) == {(0, 1)}
 
 
+def _nested(message, depth):
+    frame = encode(message)
+    for _ in range(depth):
+        frame = encode(Replay(join_frames([frame])))
+    return frame
+
+
 @pytest.mark.parametrize(
     "frame",
     [
@@ -366,6 +422,18 @@ def test_ties_go_to_the_smallest_number_within_and_among_sellers():
         encode(Settle(np.array([0.5]))),
         encode(Reveal(0, 1, "object", np.ones((D, 1)), np.array([0]))),
         encode(Score("0", 1, np.ones((D, 1)))),
+        encode(AskHello(5)),
+        encode(AskHello(None)),
+        encode(Commit(0, np.array(0.5), np.array(0))),
+        encode(Peers(0, "run", 0, "keys", 24)),
+        encode(Peers(0, "run", 0, ["zz", "2"], 24)),
+        encode(Peers(0, "run", 7, ["1", "2"], 24)),
+        encode(Peers(0, "run", True, ["1", "2"], 24)),
+        encode(Score(0, 10**400, np.ones((D, 1)))),
+        encode(Score(-(10**400), 1, np.ones((D, 1)))),
+        encode(Replay(np.frombuffer(b"abc", dtype=np.uint8))),
+        encode(Replay(np.zeros(0, dtype=np.uint8))),
+        _nested(AskHello("00"), 1500),
     ],
 )
 def test_a_seller_refuses_nonsense_and_stays_alive(frame):
@@ -389,5 +457,120 @@ def test_a_refusal_and_silence_have_names():
         Buyer(queries, retries=2).buy(Silent(sellers), 10)
     with pytest.raises(ValueError, match="there is no seller"):
         Buyer(queries).buy(LocalTransport([]), 10)
-    with pytest.raises(ValueError, match="init is 'zero'"):
+    with pytest.raises(ValueError, match=r"init must be one of .* not 'zero'"):
         Buyer(queries, init="zero")
+
+
+def test_a_converged_purchase_takes_no_extra_broadcast():
+    purchase, transport, _, _ = _run(4, max_iter=500, tol=0.05)
+    assert purchase.converged and purchase.gap <= 0.05 * purchase.objective
+    assert purchase.rounds == len(purchase.picks) + 1 < 500
+    kinds = [entry.message.kind for entry in transport.log if entry.seller == 0 and not entry.up]
+    assert kinds.count("score") == purchase.rounds
+
+
+@pytest.mark.parametrize(
+    "options, error",
+    [
+        ({"max_iter": -1}, "max_iter must be at least 0"),
+        ({"batch_rounds": 0}, "batch_rounds must be at least 1"),
+        ({"prior": 0.0}, "prior must be positive"),
+        ({"dtype": "float16"}, "dtype must be one of"),
+        ({"order": "price"}, "order must be one of"),
+        ({"max_norm": 0.0}, "max_norm must be positive"),
+        ({"queries": np.zeros((2, D))}, "rows of zeros"),
+        ({"queries": np.full((1, D), np.nan)}, r"queries has .* NaN"),
+        ({"queries": np.empty((0, D))}, "queries has 0 sample"),
+    ],
+)
+def test_what_a_buyer_cannot_mean_is_an_error_at_once(options, error):
+    given = {"queries": _market()[3]} | options
+    with pytest.raises(ValueError, match=error):
+        Buyer(**given)
+
+
+def test_a_budget_below_every_price_buys_nothing_and_shows_nothing():
+    rows, labels, prices, queries = _market()
+    transport = LocalTransport(_sellers(rows, labels, prices + 1, 2))
+    with pytest.raises(InfeasibleBudgetError, match=r"budget 1\.5 buys nothing"):
+        Buyer(queries).buy(transport, 1.5)
+    assert set(transport.bytes_by_kind()) == {"hello", "hello_reply"}
+    with pytest.raises(ValueError, match="budget must be positive"):
+        Buyer(queries).buy(transport, 0)
+
+
+def test_a_seller_taken_up_in_another_process_goes_on_where_it_was():
+    rows, labels, prices, _ = _market()
+    purchase, _, sellers, _ = _run(2, max_iter=20)
+    old = sellers[0]
+    fresh = _sellers(rows, labels, prices, 2)[0]
+    fresh.restore(old.heard[:7], [3])
+    fresh.restore(old.heard, old.revealed)
+    assert fresh.added == old.added and fresh.scale == old.scale
+    assert fresh.revealed == old.revealed and len(purchase.picks) == old.have == fresh.have
+    other = [encode(Commit(0, np.array([0.5]), np.array([1])))]
+    fresh.restore(other)
+    assert fresh.added == {1: 0.5} and fresh.have == 1
+
+
+def _bought_by(buyer, sellers, budget):
+    return buyer.buy(LocalTransport(sellers), budget)
+
+
+def test_a_budget_that_prices_come_to_exactly_is_spent():
+    # In floats .3 - .1 - .1 is below .1.
+    rows = np.random.default_rng(0).normal(size=(9, 3))
+    sellers = [Seller(part, prices=np.full(len(part), 0.1)) for part in (rows[:4], rows[4:])]
+    found = _bought_by(Buyer(rows[:1] + rows[1:2], max_iter=50, tol=0.0), sellers, 0.3)
+    assert len(found.bought) == 3
+
+
+def test_where_no_step_helps_the_best_row_is_bought_all_the_same():
+    row = np.array([[1.0, 2.0]])
+    found = _bought_by(Buyer(row), [Seller(row, [3.0])], 1)
+    assert found.bought == ((0, 0),) and found.labels_kq.tolist() == [[3.0]]
+    assert not found.picks and found.objective == pytest.approx(1)
+    assert found.weights == {(0, 0): 0.0} and found.floor == 1
+    two = _bought_by(Buyer(row), [Seller(row), Seller(row)], 2)
+    assert two.bought == ((0, 0),)
+
+
+def test_rows_that_were_revealed_and_did_not_win_are_bought_last():
+    rows = np.random.default_rng(4).normal(size=(3, 3))
+    sellers = [Seller(rows[:2]), Seller(rows[2:])]
+    found = _bought_by(Buyer(rows[:1] + 0.1 * rows[1:2], batch_rounds=3, max_iter=1), sellers, 3)
+    assert len(found.picks) == 1
+    assert found.bought[0] == found.picks[0] and len(set(found.bought)) == 3
+    assert [found.weights[row] > 0 for row in found.bought] == [True, False, False]
+
+
+@pytest.mark.parametrize("kind", [Buyer, AggregateBuyer])
+def test_sellers_whose_labels_do_not_go_together_are_refused_before_anything_is_asked(kind):
+    rows = np.random.default_rng(0).normal(size=(6, 2))
+    sellers = [Seller(rows[:4], np.zeros((4, 2))), Seller(rows[4:], np.zeros(2))]
+    with pytest.raises(ValueError, match=r"equally many labels .* 0: 2, 1: 1"):
+        _bought_by(kind(rows[:1]), sellers, 3)
+    assert all(not seller.revealed and not seller.sold for seller in sellers)
+
+
+@pytest.mark.parametrize("buyer", [Buyer, AggregateBuyer, partial(Buyer, init="masked")])
+def test_queries_that_no_row_helps_are_refused_and_half_helped_ones_warned_of(buyer):
+    axes = np.eye(3)
+    sellers = [Seller(axes[:2]), Seller(axes[:1])]
+    with pytest.raises(ValueError, match="no part of the 1 queries"):
+        _bought_by(buyer(axes[2:]), sellers, 2)
+    with pytest.warns(DAVEDWarning, match="coverage below"):
+        assert _bought_by(buyer(axes[1:2] + axes[2:]), sellers, 1).bought == ((0, 1),)
+
+
+@pytest.mark.parametrize("tol", [-1, float("nan"), "small", None, True])
+def test_a_tolerance_is_a_number_of_at_least_0(tol):
+    with pytest.raises(ValueError, match="tol must be a number"):
+        Buyer(np.eye(2), tol=tol)
+
+
+def test_a_limit_on_revealed_rows_is_a_count():
+    with pytest.raises(ValueError, match="max_reveals must be at least 0, not -1"):
+        Seller(np.eye(2), max_reveals=-1)
+    with pytest.raises(TypeError, match="max_reveals must be an integer"):
+        Seller(np.eye(2), max_reveals=1.5)

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from modicum.daved.errors import InfeasibleBudgetError
 from modicum.daved.federated.aggregate import AggregateBuyer
 from modicum.daved.federated.local import LocalTransport
 from modicum.daved.federated.masking import PRIME, MaskingKeys, from_ring, to_ring
@@ -86,12 +87,14 @@ def test_masked_sums_buy_what_open_updates_weigh_most(priced, parts):
     np.testing.assert_array_equal(purchase.labels_kq[:, 0], labels[bought])
 
 
-def test_a_budget_for_all_buys_all_that_weighs_anything_and_a_tiny_one_nothing():
+def test_a_budget_for_all_buys_all_that_weighs_anything_and_a_tiny_one_is_refused():
     rows, labels, prices, queries = _market()
     sellers = _sellers(rows, labels, prices)
     assert len(AggregateBuyer(queries, max_iter=1).buy(LocalTransport(sellers), 1e4).bought) == N
-    nothing = AggregateBuyer(queries, max_iter=1).buy(LocalTransport(sellers), 0.5)
-    assert nothing.bought == () and nothing.spent == 0 and nothing.rows_kd.shape == (0, D)
+    transport = LocalTransport(sellers)
+    with pytest.raises(InfeasibleBudgetError, match=r"0\.5 buys nothing"):
+        AggregateBuyer(queries, max_iter=1).buy(transport, 0.5)
+    assert set(transport.bytes_by_kind()) == {"hello", "hello_reply"}
 
 
 def test_sellers_send_masked_sums_one_score_and_what_was_sold():
@@ -255,3 +258,28 @@ def test_one_seller_alone_is_refused_and_a_false_delivery_is_seen():
 
     with pytest.raises(ValueError, match=r"sellers deliver for .* they said it would cost"):
         AggregateBuyer(queries, max_iter=5).buy(Greedy(_sellers(rows, labels, prices)), 20)
+
+
+def test_a_budget_that_prices_come_to_exactly_is_spent():
+    # No fixed-point number of base 2 is .1.
+    rows = np.random.default_rng(0).normal(size=(9, 3))
+    sellers = [Seller(part, prices=np.full(len(part), 0.1)) for part in (rows[:4], rows[4:])]
+    found = AggregateBuyer(rows[:1] + rows[1:2]).buy(LocalTransport(sellers), 0.3)
+    assert len(found.bought) == 3 and found.spent == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 4])
+def test_of_equal_rows_the_first_sellers_are_bought(budget):
+    row = np.array([[1.0, 2.0]])
+    sellers = [Seller(np.repeat(row, 2, axis=0)), Seller(np.repeat(row, 2, axis=0))]
+    found = AggregateBuyer(row).buy(LocalTransport(sellers), budget)
+    assert found.bought == ((0, 0), (0, 1), (1, 0), (1, 1))[:budget]
+
+
+def test_rows_too_small_for_the_fraction_bits_are_an_error_that_says_so():
+    rows = 1e-5 * np.random.default_rng(0).normal(size=(6, 2))
+    sellers = [Seller(rows[:3]), Seller(rows[3:])]
+    with pytest.raises(ValueError, match="with 24 fraction bits nothing is left"):
+        AggregateBuyer(rows[:1]).buy(LocalTransport(sellers), 2)
+    found = AggregateBuyer(rows[:1], fraction_bits=50).buy(LocalTransport(sellers), 2)
+    assert len(found.bought) == 2

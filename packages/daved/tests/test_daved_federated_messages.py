@@ -23,7 +23,7 @@ from modicum.daved.federated.messages import (
 
 
 def test_a_frame_gives_back_fields_and_arrays():
-    hello = Hello(3, 2, "float32", "ab", 0.1, 1e300, "00", "ff")
+    hello = Hello(3, 2, "float32", "ab", 0.1, 1e300, "00", "ff", 2.0, None, 1)
     assert decode(encode(hello)) == hello
     peers = Peers(1, "r", 0, ["1", "2"], 24)
     assert decode(encode(peers)) == peers
@@ -69,6 +69,12 @@ def _frame(header: dict, body: bytes = b"") -> bytes:
         _frame({"kind": "peak", "fields": {}, "arrays": [["directions_dm", "<f8", [-1, -1]]]}),
         _frame({"kind": "peak", "fields": {}, "arrays": [["directions_dm", "<f8", [2**62, 8]]]}),
         _frame([1, 2]),
+        _frame({"kind": "hello", "fields": {"run": 1}, "arrays": []}),
+        _frame({"kind": "peak", "fields": {"directions_dm": [[1.0]]}, "arrays": []}),
+        _frame({"kind": "peak_reply", "fields": {"value": True}, "arrays": []}),
+        _frame({"kind": "done", "fields": {"have": 1.5}, "arrays": []}),
+        _frame({"kind": "hello", "fields": {}, "arrays": [["run", "<f8", [1]]]}, bytes(8)),
+        MAGIC + (200_000).to_bytes(4, "little") + b"[" * 200_000,
     ],
 )
 def test_what_is_no_frame_of_the_protocol_is_a_value_error(frame):

@@ -231,3 +231,21 @@ def test_no_library_of_frames_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_records_of_every_kind_are_counted(kind: str) -> None:
+    assert count(MAKERS[kind]()) == 3
+
+
+def test_two_columns_of_one_name_are_not_four_features() -> None:
+    with pytest.raises(ValueError, match=r"X has more than one column of the name \['a'\]"):
+        to_frame(pd.DataFrame(ROWS, columns=["a", "a"]))
+
+
+@pytest.mark.parametrize(("unit", "kept"), [("ns", "us"), ("us", "us"), ("s", "s"), ("D", "D")])
+def test_dates_are_kept_as_fine_as_python_has_them(unit: str, kept: str) -> None:
+    days = np.array(["2024-01-01", "2024-01-02"], dtype=f"M8[{unit}]")
+    found = to_vector(days, "dates", None)
+    assert found.dtype == np.dtype(f"M8[{kept}]")
+    assert [str(value)[:10] for value in found.tolist()] == ["2024-01-01", "2024-01-02"]

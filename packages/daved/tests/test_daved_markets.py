@@ -124,3 +124,101 @@ def test_bundled_refuses_what_it_has_not():
         markets.bundled_market("iris", rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="wine has 178 rows; 150 buyers and 28 validation"):
         markets.bundled_market("wine", 150, validation=28, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", ["wine", "diabetes"])
+def test_folds_make_every_row_a_buyer_once(name):
+    total = {"wine": 178, "diabetes": 442}[name]
+    made = list(markets.bundled_folds(name, 5, validation=20, rng=np.random.default_rng(0)))
+    assert sum(len(market.queries_md) for market in made) == total
+    for market in made:
+        parts = [market.rows_nd, market.queries_md, market.validation_vd]
+        assert len(market.validation_vd) == 20
+        assert sum(map(len, parts)) == len(np.unique(np.concatenate(parts), axis=0)) == total
+        # By the sellers of this fold, not of another.
+        scale = market.rows_nd[0, -1]
+        np.testing.assert_allclose((market.rows_nd[:, :-1] / scale).mean(axis=0), 0, atol=1e-12)
+        np.testing.assert_allclose(market.labels_n.std(), 1)
+    # A fold's preparation is affine: back in one fold's units, the buyers of all are all rows.
+    raw = np.concatenate([_in_units_of(made[0], market) for market in made])
+    assert len(np.unique(raw.round(6), axis=0)) == total
+
+
+def _in_units_of(first, market):
+    """Map a fold's buyers to another fold's units by rows that both know."""
+    shared = np.concatenate([market.rows_nd, market.validation_vd, market.queries_md])
+    target = np.concatenate([first.rows_nd, first.validation_vd, first.queries_md])
+    shared_order = np.lexsort(shared.T)
+    target_order = np.lexsort(target.T)
+    matrix = np.linalg.lstsq(shared[shared_order], target[target_order], rcond=None)[0]
+    return market.queries_md @ matrix
+
+
+def test_folds_cover_the_table_and_answer_truly():
+    # In this table every row has a different label, and labels are linear but for some noise.
+    made = markets.bundled_folds("make_regression", 4, buyers=25, rng=np.random.default_rng(3))
+    for market in made:
+        assert len(market.queries_md) == 25
+        assert len(market.rows_nd) == 2000 * 3 // 4 - 30
+        theta_d = np.linalg.lstsq(market.rows_nd, market.labels_n, rcond=None)[0]
+        missed = market.queries_md @ theta_d - market.answers_m
+        assert np.square(missed).mean() < 0.01 * np.square(market.answers_m).mean()
+
+
+def test_folds_refuse_what_cannot_be_dealt():
+    def first(**settings):
+        next(markets.bundled_folds("wine", rng=np.random.default_rng(0), **settings))
+
+    for settings, message in (
+        ({"folds": 1}, "folds must be from 2 to the 178 rows of wine, not 1"),
+        ({"folds": 179}, "not 179"),
+        ({"buyers": 0}, "buyers must be positive, not 0"),
+        ({"folds": 2, "validation": 89}, "2 folds and 89 validation rows leave none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            first(**settings)
+    with pytest.raises(ValueError, match="not 'iris'"):
+        next(markets.bundled_folds("iris", rng=np.random.default_rng(0)))
+
+
+def test_corrupted_labels_are_as_many_and_as_wrong_as_said():
+    plain = markets.gaussian_market(20_000, 5, 3, rng=np.random.default_rng(0))
+    spread = plain.labels_n.std()
+    for kind in markets.CORRUPTIONS:
+        market, bad = markets.corrupt_labels(plain, 0.3, kind, np.random.default_rng(1))
+        assert len(set(bad.tolist())) == 6000
+        good = np.setdiff1d(np.arange(20_000), bad)
+        assert np.array_equal(market.labels_n[good], plain.labels_n[good])
+        assert market.rows_nd is plain.rows_nd
+        assert market.answers_m is plain.answers_m
+        if kind == "shift":
+            np.testing.assert_allclose(market.labels_n[bad] - plain.labels_n[bad], 2 * spread)
+        else:
+            # Six standard errors, of a correlation and of a standard deviation.
+            both = np.corrcoef(market.labels_n[bad], plain.labels_n[bad])[0, 1]
+            assert abs(both) < 6 / np.sqrt(6000)
+            assert abs(market.labels_n[bad].std() / spread - 1) < 6 / np.sqrt(2 * 6000)
+    same, bad = markets.corrupt_labels(plain, 0.0, "shift", np.random.default_rng(1))
+    assert len(bad) == 0
+    assert np.array_equal(same.labels_n, plain.labels_n)
+
+
+def test_corruption_refuses_what_it_does_not_know():
+    plain = markets.gaussian_market(5, 3, 2, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="noise, shift, not 'flip'"):
+        markets.corrupt_labels(plain, 0.1, "flip", np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"from 0 to 1, not 1\.5"):
+        markets.corrupt_labels(plain, 1.5, "noise", np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("quality", "exponent"), [("sqrt", 0.5), ("linear", 1.0), ("square", 2.0)])
+def test_published_pricing_multiplies_labels_alone(quality, exponent):
+    plain = markets.gaussian_market(500, 4, 3, rng=np.random.default_rng(0))
+    market = markets.mislabelled_market(plain, quality, rng=np.random.default_rng(1))
+    np.testing.assert_allclose(market.labels_n, market.prices_n**exponent * plain.labels_n)
+    assert set(market.prices_n) == {1, 2, 3, 4, 5}
+    assert market.rows_nd is plain.rows_nd
+    assert market.answers_m is plain.answers_m
+    assert market.noise_var_n is None
+    with pytest.raises(ValueError, match="not 'cube'"):
+        markets.mislabelled_market(plain, "cube", rng=np.random.default_rng(1))

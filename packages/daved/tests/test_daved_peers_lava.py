@@ -139,17 +139,55 @@ def test_classes_are_as_far_apart_as_their_features():
     # Two classes that are one cloud and its shift: the best coupling moves each point by it.
     cloud = np.random.default_rng(0).normal(size=(6, 2))
     shift = np.array([3.0, -1.0])
-    rows = np.concatenate([cloud, cloud + shift, 9 * np.ones((2, 2))])
-    found = class_distances(rows, np.repeat([0, 1, 2], [6, 6, 2]), regularization=0.001)
-    assert found[0, 1] == pytest.approx(10, rel=1e-2)
-    assert found[0, 2] == pytest.approx(np.mean(((cloud - 9) ** 2).sum(axis=1)))
-    np.testing.assert_array_equal(found, found.T)
-    assert (np.diag(found) == 0).all()
+    rows = np.concatenate([cloud, 9 * np.ones((2, 2))])
+    points = np.concatenate([cloud + shift, cloud])
+    found = class_distances(
+        rows, np.array(["a"] * 6 + ["b"] * 2), points, np.repeat([3, 7], 6), epsilon=0.01
+    )
+    assert found.shape == (2, 2)
+    assert found[0, 0] == pytest.approx(10, rel=1e-2)
+    assert found[0, 1] == pytest.approx(0, abs=1e-3)
+    # All of a cloud moves to one place: there is one coupling only, without entropy.
+    own = np.mean(((cloud - 9) ** 2).sum(axis=1)) - found_self(cloud, 0.01) / 2
+    assert found[1, 1] == pytest.approx(own, rel=1e-6)
+
+
+def found_self(rows, epsilon):
+    cost = ((rows[:, None] - rows) ** 2).sum(axis=-1)
+    even = np.full(len(rows), 1 / len(rows))
+    return sinkhorn(cost, even, even, epsilon, max_iter=50000, tol=1e-10).value
+
+
+def test_much_entropy_leaves_the_distance_of_the_means():
+    # The limit of the divergence of squared distances; without correction it would be their mean.
+    rng = np.random.default_rng(3)
+    rows, points = rng.normal(size=(20, 3)), rng.normal(size=(15, 3)) + 2
+    found = class_distances(rows, np.zeros(20), points, np.zeros(15), epsilon=1e5)
+    apart = np.square(rows.mean(axis=0) - points.mean(axis=0)).sum()
+    assert found[0, 0] == pytest.approx(apart, rel=1e-3)
+
+
+def test_a_class_whose_rows_differ_from_the_points_of_the_class_is_far_from_itself():
+    # The label of the second cloud is the one of points elsewhere: where its class is, not its name
+    # counts.
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(size=(15, 2)), rng.normal(size=(15, 2)) + 8])
+    points = np.concatenate([rng.normal(size=(10, 2)), rng.normal(size=(10, 2)) - 8])
+    labels, targets = np.repeat([0, 1], 15), np.repeat([0, 1], 10)
+    view = View(rows, labels, validation_rows_vd=points, validation_labels_v=targets)
+    features = LAVA("classification", label_weight=0.0).costs(view)
+    of_labels = LAVA("classification").costs(view) - features
+    assert of_labels[-1, -1] > of_labels[-1, 0] > 10 * of_labels[0, 0]
 
 
 def test_classes_of_the_same_single_point_are_not_apart():
-    found = class_distances(np.ones((2, 3)), np.array([0, 1]), regularization=0.1)
-    np.testing.assert_array_equal(found, np.zeros((2, 2)))
+    same = View(
+        np.ones((2, 3)),
+        np.array([0, 1]),
+        validation_rows_vd=np.ones((2, 3)),
+        validation_labels_v=np.array([0, 1]),
+    )
+    np.testing.assert_array_equal(LAVA("classification").costs(same), np.zeros((2, 2)))
 
 
 def test_labels_of_classes_may_be_words():

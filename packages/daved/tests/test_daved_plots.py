@@ -64,6 +64,27 @@ def test_many_rows_are_thinned_but_never_the_bought_ones():
     assert len(axes.collections[1].get_offsets()) == 7
 
 
+def test_names_of_sellers_are_drawn_as_they_are_but_not_longer():
+    axes, _ = drawn(plots.spend_per_seller({r"$\bad": 1.0, "a\x00b": 2.0, "long" * 10: 3.0}))
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == [r"$\bad", "a\N{REPLACEMENT CHARACTER}b", "long" * 6 + "lon…"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]
+
+
+def test_weights_of_many_rows_are_thinned_but_end_where_they_end():
+    axes, _ = drawn(plots.concentration(np.arange(20_001.0)))
+    rows, share = axes.lines[0].get_data()
+    assert len(rows) <= 5000 and rows[0] == 1 and rows[-1] == 20_001
+    assert share[-1] == pytest.approx(1)
+    # The heaviest r of 0 … N hold r (2 N - r + 1) of N (N + 1).
+    np.testing.assert_allclose(share, rows * (40_001 - rows) / (20_000 * 20_001))
+
+
+def test_iterations_that_have_no_certificate_at_all():
+    _, labels = drawn(plots.convergence([3.0, 2], [np.nan, np.nan]))
+    assert labels == ["objective"]
+
+
 def test_projection_shows_the_two_widest_directions():
     rows = np.diag([5.0, 1.0, 3.0, 0.0])[:, :3].repeat(2, axis=0) * np.array([1, -1] * 4)[:, None]
     axes, labels = drawn(plots.projection(rows, rows[:1], [4]))
@@ -76,7 +97,7 @@ def test_projection_shows_the_two_widest_directions():
 
 def test_bars_and_histogram():
     axes, _ = drawn(plots.spend_per_seller({"a": 3.0, "b": 1.0}))
-    assert [bar.get_height() for bar in axes.patches] == [3, 1]
+    assert [bar.get_width() for bar in axes.patches] == [3, 1]
     axes, _ = drawn(plots.coverage([1.0, 0.2, 0.99]))
     assert sum(bar.get_height() for bar in axes.patches) == 3
 

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from modicum.daved.pool import ArrayPool, Pool, as_pool
+from modicum.daved.pool import (
+    ArrayPool,
+    Pool,
+    ScaledPool,
+    SubsetPool,
+    as_pool,
+    grouped_scores,
+    unscaled,
+)
 
 
 def data(n=23, d=4, m=3, seed=0):
@@ -60,3 +68,40 @@ def test_a_pool_is_made_once():
     assert as_pool(pool) is pool
     with pytest.raises(ValueError, match="scales its rows itself"):
         as_pool(pool, scale)
+
+
+def test_some_rows_answer_as_an_array_of_them():
+    rows, scale, columns = data()
+    kept = np.array([2, 3, 7, 11, 22, 5])
+    found, expected = SubsetPool(ArrayPool(rows, scale), kept), ArrayPool(rows[kept], scale[kept])
+    assert isinstance(found, Pool)
+    assert (found.n, found.d) == (6, 4)
+    weights = np.random.default_rng(0).uniform(size=6)
+    for given, true in (
+        (found.scores(columns), expected.scores(columns)),
+        (found.products(columns), expected.products(columns)),
+        (found.gram(), expected.gram()),
+        (found.gram(weights), expected.gram(weights)),
+        (found.rows([5, 0, 0]), expected.rows([5, 0, 0])),
+    ):
+        np.testing.assert_allclose(given, true, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("sizes", [[3], [1, 2]])
+def test_groups_are_scored_through_scales_and_by_pools_that_know_none(sizes):
+    rows, scale, columns = data()
+    expected = ArrayPool(rows * scale[:, None] ** 2).grouped_scores(columns, sizes)
+    twice = ScaledPool(ScaledPool(ArrayPool(rows), scale), scale)
+    np.testing.assert_allclose(grouped_scores(twice, columns, sizes), expected, rtol=1e-12)
+    every = np.arange(len(rows))
+    one_by_one = ScaledPool(SubsetPool(ArrayPool(rows, scale), every), scale)
+    np.testing.assert_allclose(grouped_scores(one_by_one, columns, sizes), expected, rtol=1e-12)
+
+
+def test_scales_are_taken_off():
+    rows, scale, _ = data()
+    pool = ArrayPool(rows)
+    assert unscaled(pool) == (pool, None)
+    found, product = unscaled(ScaledPool(ScaledPool(pool, scale), scale))
+    assert found is pool
+    np.testing.assert_allclose(product, scale**2)

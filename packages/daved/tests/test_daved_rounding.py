@@ -41,6 +41,16 @@ def test_ranking_by_weight_breaks_ties_by_the_smallest_index():
     assert topk_ranking(np.array([0.1, 0.3, 0.1, 0.3])).tolist() == [1, 3, 0, 2]
 
 
+def test_values_decide_between_equal_weights_and_rounding_in_them_does_not():
+    weights = np.array([0.1, 0.3, 0.1, 0.3, 0.1])
+    values = np.array([1.0, 5.0, 2.0, 6.0, 2.0 * (1 - 1e-15)])
+    assert topk_ranking(weights, values).tolist() == [3, 1, 2, 4, 0]
+    assert topk_ranking(weights, -values).tolist() == [1, 3, 0, 2, 4]
+    assert topk_ranking(weights, np.zeros(5)).tolist() == topk_ranking(weights).tolist()
+    assert extend(np.array([4]), weights, values).tolist() == [4, 3, 1, 2, 0]
+    assert pick_ranking(np.array([0, 0]), weights, values).tolist() == [0, 3, 1, 2, 4]
+
+
 def test_filling_skips_what_does_not_fit_and_not_filling_stops_there():
     ranking = np.array([0, 2, 1, 3, 4])
     assert purchase(ranking, PRICES, 5).tolist() == [0, 1, 3]

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
+from modicum.daved import acquisition
 from modicum.daved.acquisition import automatic_iterations, solver_by_name
 from modicum.daved.errors import DAVEDWarning, InfeasibleBudgetError
+from modicum.daved.features import MinMax, Shaped, Standardize, logistic_row_weight
 from modicum.daved.pool import ArrayPool, ScaledPool
 from modicum.daved.select import score, select
 from modicum.daved.selection import Selection
@@ -110,13 +113,8 @@ def test_the_order_of_records_and_the_size_of_queries_change_no_purchase(solver)
     one = select(X, Q, 11.0, costs=costs, solver=solver)
     mixed = np.random.default_rng(0).permutation(len(X))
     other = select(X[mixed], 3 * Q, 11.0, costs=costs[mixed], solver=solver)
-    # Rows that were never picked have equal weights, and ties go by the order.
-    told = one.picks if solver == "fw" else np.arange(80)
-    bought, again = (
-        [row for row in indices if row in told] for indices in (one.indices, mixed[other.indices])
-    )
-    assert len(bought) >= 2
-    assert bought == again
+    assert len(one) >= 2
+    assert one.indices.tolist() == mixed[other.indices].tolist()
     assert other.objective == pytest.approx(9 * one.objective)
 
 
@@ -144,6 +142,7 @@ def test_iterations_are_twice_the_purchase_within_limits():
     assert automatic_iterations(60.0, prices) == 60
     assert automatic_iterations(1.0, prices) == 20
     assert automatic_iterations(1e6, prices) == 500
+    assert automatic_iterations(1e308, np.full(3, 0.1)) == 500
     assert automatic_iterations(None, prices) == 100
     X, Q, _ = market(7)
     found = select(X, Q, 30, tol=0, step="herding")
@@ -356,6 +355,222 @@ def test_a_selection_of_a_run_goes_into_json_and_back():
         assert found.plan()[-1].spent == pytest.approx(found.spent)
 
 
+def test_what_was_never_picked_follows_by_its_score_per_price():
+    X, Q, costs = market(33)
+    for prices in (None, costs):
+        found = select(X, Q, 60.0, costs=prices, max_iter=5, tol=0)
+        picked = [row for row in found.indices if row in found.picks]
+        rest = [row for row in found.indices if row not in found.picks]
+        assert found.indices.tolist() == picked + rest
+        assert len(rest) > 10
+        worth = (found.scores / found.prices)[rest]
+        assert (np.diff(worth) <= 1e-12).all()
+        # Equal rows have equal scores, and the first of them goes first.
+        twins = select(np.vstack([X, X]), Q, 60.0, max_iter=5, tol=0).indices.tolist()
+        both = [row for row in twins if row < 80 and row + 80 in twins]
+        assert len(both) > 10
+        assert all(twins.index(row) < twins.index(row + 80) for row in both)
+
+
+def least_loss(X, Q, constant, costs, budget):
+    """Give the optimum over weights that spend a budget, beside a constant, in shares of it."""
+    rows = X / np.sqrt(costs)[:, None]
+
+    def loss(share):
+        inverse = np.linalg.inv(constant + budget * (rows.T * share) @ rows)
+        return np.mean(np.diag(Q @ inverse @ Q.T))
+
+    def slope(share):
+        inverse = np.linalg.inv(constant + budget * (rows.T * share) @ rows)
+        return -budget * np.square(rows @ inverse @ Q.T).mean(axis=1)
+
+    return minimize(
+        loss,
+        np.full(len(X), 1 / len(X)),
+        jac=slope,
+        method="SLSQP",
+        bounds=[(0, 1)] * len(X),
+        constraints={"type": "eq", "fun": lambda u: u.sum() - 1, "jac": np.ones_like},
+        options={"ftol": 1e-13, "maxiter": 1000},
+    ).fun
+
+
+@pytest.mark.parametrize("solver", ["fw", "multiplicative"])
+@pytest.mark.parametrize("prices", ["one", "two", "many"])
+def test_what_is_owned_counts_beside_what_the_budget_buys(solver, prices):
+    X, Q, costs = market(34, n=20, m=2)
+    costs = {"one": np.ones(20), "two": np.full(20, 2.0), "many": costs[:20]}[prices]
+    owned = np.random.default_rng(6).normal(size=(3, 4)) * 2
+    known = owned.T @ owned
+    for budget in (3.0, 30.0):
+        found = select(
+            X, Q, budget, costs=costs, solver=solver, X_owned=owned, max_iter=600, tol=1e-3
+        )
+        weights = found.weights
+        assert weights @ costs == pytest.approx(budget)
+        inverse = np.linalg.inv(known + (X.T * weights) @ X)
+        assert found.objective == pytest.approx(np.mean(np.diag(Q @ inverse @ Q.T)), rel=1e-8)
+        scores = np.square(X @ inverse @ Q.T).mean(axis=1)
+        np.testing.assert_allclose(found.scores, scores, rtol=1e-6)
+        assert found.gap == pytest.approx(
+            budget * (scores / costs).max() - weights @ scores, abs=1e-8
+        )
+        best = least_loss(X, Q, known, costs, budget)
+        assert -1e-7 * best <= found.objective - best <= found.gap + 1e-7 * best
+        assert found.objective <= 1.01 * best
+        np.testing.assert_allclose(found.fair_price, budget * scores / (weights @ scores))
+        # What is known already makes another design best.
+        blind = select(X, Q, budget, costs=costs, solver=solver, max_iter=600, tol=1e-3)
+        inverse = np.linalg.inv(known + (X.T * blind.weights) @ X)
+        assert np.mean(np.diag(Q @ inverse @ Q.T)) > found.objective
+
+
+def test_a_purchase_on_top_of_what_is_owned_leaves_out_what_is_known():
+    # One of two directions is known well: all is spent on the other.
+    X = np.array([[1.0, 0.0], [0.0, 1.0]] * 10)
+    Q = np.array([[1.0, 1.0]])
+    owned = 100 * np.array([[1.0, 0.0]])
+    for solver in ("fw", "multiplicative"):
+        found = select(X, Q, 6, solver=solver, X_owned=owned, max_iter=200)
+        assert found.weights[::2].sum() < 0.1
+        assert (found.indices % 2 == 1).all()
+
+
+@pytest.mark.parametrize("solver", ["fw", "multiplicative"])
+@pytest.mark.parametrize("priced", [False, True])
+def test_a_fixed_ridge_stays_in_the_information(solver, priced):
+    X, Q, costs = market(35, n=20, m=2)
+    costs = costs[:20] if priced else np.ones(20)
+    share, budget = 0.3, 10.0
+    ridge = share * np.diag(X.std(axis=0)) * (1 / costs).mean()
+    found = select(
+        X,
+        Q,
+        budget,
+        costs=costs,
+        solver=solver,
+        reg_lambda=share,
+        ridge="fixed",
+        max_iter=600,
+        tol=1e-3,
+    )
+
+    def inverse_at(weights):
+        return np.linalg.inv(budget * ridge + (1 - share) * (X.T * weights) @ X)
+
+    inverse = inverse_at(found.weights)
+    assert found.objective == pytest.approx(np.mean(np.diag(Q @ inverse @ Q.T)), rel=1e-8)
+    scores = (1 - share) * np.square(X @ inverse @ Q.T).mean(axis=1)
+    np.testing.assert_allclose(found.scores, scores, rtol=1e-6)
+    best = least_loss(np.sqrt(1 - share) * X, Q, budget * ridge, costs, budget)
+    assert -1e-7 * best <= found.objective - best <= found.gap + 1e-7 * best
+    assert found.objective <= 1.01 * best
+    plain = select(X, Q, budget, costs=costs, solver=solver, max_iter=600, tol=1e-3)
+    inverse = inverse_at(plain.weights)
+    assert np.mean(np.diag(Q @ inverse @ Q.T)) > found.objective
+
+
+def test_a_fixed_ridge_and_owned_records_add_up():
+    X, Q, _ = market(36, n=20)
+    owned = np.random.default_rng(7).normal(size=(2, 4))
+    ridge = 0.2 * np.diag(X.std(axis=0))
+    for solver in ("fw", "multiplicative"):
+        found = select(
+            X, Q, 8, solver=solver, X_owned=owned, reg_lambda=0.2, ridge="fixed", max_iter=600
+        )
+        known = owned.T @ owned + 8 * ridge
+        best = least_loss(np.sqrt(0.8) * X, Q, known, np.ones(20), 8)
+        assert best * (1 - 1e-7) <= found.objective <= 1.01 * best
+        assert found.objective - best <= found.gap + 1e-7 * best
+
+
+@pytest.mark.parametrize("ridge", ["decay", "fixed"])
+def test_a_ridge_is_the_same_in_another_currency(ridge):
+    X, Q, costs = market(37)
+    one = select(X, Q, 11.0, costs=costs, reg_lambda=0.3, ridge=ridge)
+    other = select(X, Q, 44.0, costs=4 * costs, reg_lambda=0.3, ridge=ridge)
+    np.testing.assert_array_equal(one.indices, other.indices)
+    np.testing.assert_allclose(one.weights, other.weights, rtol=1e-6, atol=1e-9)
+    # As it is where prices are equal and so no prices.
+    costs = 3.0 * (1 + 1e-9 * np.arange(80))
+    one = select(X, Q, 11.0, reg_lambda=0.3, ridge=ridge)
+    other = select(X, Q, 33.0, costs=costs, reg_lambda=0.3, ridge=ridge)
+    np.testing.assert_allclose(one.weights, other.weights, rtol=1e-5, atol=1e-7)
+
+
+def test_without_a_share_a_fixed_ridge_is_none():
+    X, Q, _ = market(38)
+    one, other = select(X, Q, 7), select(X, Q, 7, ridge="fixed")
+    np.testing.assert_array_equal(one.weights, other.weights)
+
+
+def test_too_many_features_to_invert_in_every_step_are_refused(monkeypatch):
+    monkeypatch.setattr(acquisition, "MOST_FEATURES_TO_INVERT", 3)
+    X, Q, _ = market(39)
+    for changes in ({"X_owned": X[:2]}, {"ridge": "fixed", "reg_lambda": 0.1}):
+        with pytest.raises(ValueError, match="d is 4, at most 3; take solver='multiplicative'"):
+            select(X, Q, 5, **changes)
+        select(X, Q, 5, solver="multiplicative", **changes)
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, "greedy"])
+def test_row_weights_multiply_the_information_of_rows(solver):
+    X, Q, costs = market(40)
+    probabilities = np.random.default_rng(8).uniform(0.02, 0.98, len(X))
+    weight = probabilities * (1 - probabilities)
+    np.testing.assert_allclose(weight, logistic_row_weight(probabilities))
+    one = select(X, Q, 10.0, costs=costs, row_weight=weight, solver=solver)
+    other = select(X * np.sqrt(weight)[:, None], Q, 10.0, costs=costs, solver=solver)
+    np.testing.assert_array_equal(one.indices, other.indices)
+    np.testing.assert_allclose(one.weights, other.weights, rtol=1e-6, atol=1e-9)
+    assert one.objective == pytest.approx(other.objective)
+    if solver != "greedy":
+        found = score(X, Q, costs=costs, row_weight=weight, solver=solver)
+        expected = score(X * np.sqrt(weight)[:, None], Q, costs=costs, solver=solver)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_row_weights_and_noise_go_together_and_a_weight_of_0_buys_nothing_of_use():
+    X, Q, _ = market(41)
+    rng = np.random.default_rng(9)
+    weight, noise = rng.uniform(0, 1, 80), rng.uniform(0.5, 2, 80)
+    one = select(X, Q, 5, row_weight=weight, noise_var=noise, solver="greedy")
+    other = select(X, Q, 5, noise_var=noise / weight, solver="greedy")
+    np.testing.assert_array_equal(one.indices, other.indices)
+    weight = np.ones(80)
+    weight[select(X, Q, 5).indices] = 0
+    assert not (weight[select(X, Q, 5, row_weight=weight).indices] == 0).any()
+
+
+def test_functions_get_the_records_as_they_are_given():
+    texts = ["a", "bb", "ccc", "dddd"] * 5
+    lengths = lambda many: np.array([[len(text), 1.0] for text in many])  # noqa: E731
+    found = select(texts, ["ee"], 3, features=lengths)
+    assert len(found) == 3
+    seen = []
+
+    def spy(records):
+        seen.append(records)
+        return np.asarray(records)
+
+    X, Q, _ = market(42)
+    given = X.tolist()
+    select(given, Q, 3, features=spy)
+    assert seen[0] is given
+
+
+def test_names_are_matched_for_maps_of_rows_however_they_are_made():
+    pandas = pytest.importorskip("pandas")
+    X, Q, _ = market(43)
+    frame = pandas.DataFrame(X, columns=list("abcd"))
+    turned = pandas.DataFrame(Q, columns=list("abcd"))[list("dbca")]
+    for features in ("standardize", Standardize(), Shaped(MinMax(), fit_intercept=True)):
+        one = select(frame, turned, 5, features=features)
+        np.testing.assert_allclose(
+            one.weights, select(X, Q, 5, features=features).weights, rtol=1e-9
+        )
+
+
 def test_every_iteration_is_shown():
     X, Q, _ = market(22)
     for changes in ({}, {"solver": "greedy"}, {"groups": np.arange(80) // 8}):
@@ -420,7 +635,42 @@ BAD = {
     "paper elsewhere": ({"cost_mode": "paper", "solver": "exact"}, "needs solver='fw'"),
     "lambda elsewhere": ({"reg_lambda": 0.1, "solver": "greedy"}, "reg_lambda needs solver='fw'"),
     "sampled greedy": ({"solver": "greedy", "rounding": "sample"}, "has not"),
-    "owned": ({"X_owned": np.ones((2, 4))}, "X_owned needs solver='greedy'"),
+    "owned": (
+        {"X_owned": np.ones((2, 4)), "solver": "exact"},
+        "X_owned needs solver='fw', 'multiplicative', 'greedy', not 'exact'",
+    ),
+    "owned in one step": ({"X_owned": np.ones((2, 4)), "solver": "one_step"}, "not 'one_step'"),
+    "owned by the paper": (
+        {"X_owned": np.ones((2, 4)), "cost_mode": "paper"},
+        "X_owned is not for cost_mode='paper'",
+    ),
+    "owned as published": (
+        {"X_owned": np.ones((2, 4)), "compat": "reference"},
+        "X_owned is not for compat='reference'",
+    ),
+    "owned and a decaying ridge": (
+        {"X_owned": np.ones((2, 4)), "reg_lambda": 0.1},
+        "X_owned with reg_lambda needs ridge='fixed'",
+    ),
+    "owned lots": (
+        {"X_owned": np.ones((2, 4)), "groups": np.arange(80) // 8},
+        "X_owned with solver='fw' is not for lots",
+    ),
+    "owned holes": ({"X_owned": np.full((2, 4), np.nan)}, "X_owned has 8 values that are NaN"),
+    "ridge": ({"ridge": "fix"}, "ridge must be one of 'decay', 'fixed'"),
+    "fixed ridge elsewhere": (
+        {"ridge": "fixed", "reg_lambda": 0.1, "solver": "exact"},
+        "ridge='fixed' needs solver='fw', 'multiplicative', not 'exact'",
+    ),
+    "fixed ridge as published": (
+        {"ridge": "fixed", "reg_lambda": 0.1, "compat": "reference"},
+        "ridge='fixed' is not for compat='reference'",
+    ),
+    "row weights": ({"row_weight": np.ones(3)}, r"row_weight has shape \(3,\)"),
+    "negative weight": ({"row_weight": -np.ones(80)}, "row_weight has 80 values below 0"),
+    "no weight": ({"row_weight": np.zeros(80)}, "row_weight is 0 for all"),
+    "device": ({"device": "moon"}, "device must be"),
+    "dtype": ({"dtype": "int8"}, "dtype must be one of 'float64', 'float32'"),
     "owned features": ({"X_owned": np.ones((2, 3)), "solver": "greedy"}, "X_owned has 3 features"),
     "noise": ({"noise_var": np.zeros(80)}, "noise_var has 80 values that are not positive"),
     "quotas": ({"max_per_group": 1}, "need groups"),
@@ -430,6 +680,12 @@ BAD = {
     ),
     "mixed lot": ({"groups": np.arange(80) // 2, "costs": np.arange(1, 81)}, "costs mixes prices"),
     "lot solver": ({"groups": np.zeros(80), "solver": "exact"}, "solver of lots must be one of"),
+    "lots of the reference": (
+        {"groups": np.zeros(80), "compat": "reference"},
+        "compat='reference' is not for lots",
+    ),
+    "lots without repeat": ({"groups": np.zeros(80), "repeat": False}, "repeat=False is not for"),
+    "chunks of none": ({"chunk_size": 0}, "chunk_size must be at least 1"),
     "lot step": ({"groups": np.zeros(80), "step": "herding"}, "is not for lots"),
     "normalize": ({"normalize": "l1"}, "normalize"),
 }
@@ -505,3 +761,68 @@ def test_queries_that_no_seller_can_help_are_refused(solver):
     X[:, 3] = 0
     with pytest.raises(ValueError, match="no part of the 1 queries lies in the span"):
         select(X, np.array([[0.0, 0, 0, 1]]), 3, solver=solver)
+
+
+@pytest.mark.parametrize("solver", ["fw", "greedy"])
+def test_equal_rows_are_those_of_equal_features_whatever_their_noise_and_weight(solver):
+    X, Q, _ = market(3, n=20, d=3)
+    doubled = np.concatenate([X, X])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DAVEDWarning)
+        for of_records in ("noise_var", "row_weight"):
+            values = {of_records: np.random.default_rng(5).uniform(0.5, 2, 40)}
+            once = select(doubled, Q, 20, solver=solver, unique=True, **values)
+            assert sorted(once.indices % 20) == list(range(20))
+        # Longer and noisier by the same factor: as much information, but another row.
+        longer = select(
+            np.concatenate([X, 2 * X]),
+            Q,
+            40,
+            solver=solver,
+            unique=True,
+            noise_var=np.repeat([1.0, 4.0], 20),
+        )
+    assert len(longer) == 40
+
+
+def greedy_that_stops(X, Q, prices, budget, prior):
+    bought, inverse = [], np.linalg.inv(prior * np.eye(X.shape[1]))
+    while len(bought) < len(X):
+        gains = np.square(X @ inverse @ Q.T).mean(axis=1) / (
+            1 + np.einsum("nd,de,ne->n", X, inverse, X)
+        )
+        gains[bought] = -1
+        best = int(np.argmax(gains / prices))
+        if prices[[*bought, best]].sum() > budget:
+            break
+        bought.append(best)
+        inverse = np.linalg.inv(np.linalg.inv(inverse) + np.outer(X[best], X[best]))
+    return bought
+
+
+def test_greedy_purchases_end_at_the_first_that_does_not_fit_where_nothing_is_filled_up():
+    shorter = 0
+    for seed in range(10):
+        X, Q, prices = market(seed, n=30, d=4, m=2)
+        filled, stopped = (
+            select(X, Q, 11, costs=prices, solver="greedy", prior=0.2, fill=fill)
+            for fill in (True, False)
+        )
+        expected = greedy_that_stops(X, Q, prices, 11, 0.2)
+        assert stopped.indices.tolist() == expected
+        assert filled.indices[: len(expected)].tolist() == expected
+        lots = select(
+            X, Q, 11, costs=prices, solver="greedy", prior=0.2, groups=np.arange(30), fill=False
+        )
+        assert lots.indices.tolist() == expected
+        shorter += len(stopped) < len(filled)
+    assert shorter
+
+
+def test_rows_whose_squares_leave_float64_are_refused_by_name():
+    X, Q, _ = market()
+    with pytest.raises(ValueError, match="X has 80 rows whose squared values are beyond float64"):
+        select(1e200 * X, Q, 3)
+    for size in (1e200, 1e-200):
+        with pytest.raises(ValueError, match="Q has 1 rows whose squared values are beyond"):
+            select(X, size * Q, 3)

@@ -2,11 +2,15 @@
 
 import csv
 import json
-from dataclasses import FrozenInstanceError, replace
+import sys
+from dataclasses import FrozenInstanceError, asdict, replace
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+from modicum.daved.select import select
 from modicum.daved.selection import PlanRow, Selection
 from modicum.daved.solvers.base import Step
 
@@ -106,6 +110,20 @@ def test_a_dictionary_of_other_fields_is_refused():
         Selection.from_dict(values)
 
 
+def test_parquet_has_the_plan_of_the_csv(tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    found = selection(labels=np.array(["a", "b,2", "c"]))
+    found.to_parquet(tmp_path / "picks.parquet", sigma2=2.0)
+    read = parquet.read_table(tmp_path / "picks.parquet").to_pylist()
+    assert read == [asdict(row) for row in found.plan(sigma2=2.0)]
+    with pytest.raises(ValueError, match=r"path has to end in \.parquet, not 'picks\.csv'"):
+        found.to_parquet("picks.csv")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ImportError, match=r'pip install "modicum-daved\[parquet\]"'):
+        found.to_parquet(tmp_path / "other.parquet")
+    assert not (tmp_path / "other.parquet").exists()
+
+
 def test_csv_has_the_plan_with_all_digits(tmp_path):
     path = tmp_path / "picks.csv"
     found = selection(labels=np.array(["a", "b,2", "c"]), marginal_benefit=np.array([6.0, 1 / 3]))
@@ -116,3 +134,39 @@ def test_csv_has_the_plan_with_all_digits(tmp_path):
     assert float(rows[1]["marginal_benefit"]) == 1 / 3
     assert list(rows[0])[:3] == ["item", "label", "price"]
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [1, "a", 2.5, True],
+        [True, 2, 3, 4],
+        [float("nan"), "a", "b", "c"],
+        ["a", "b", "c", "d"],
+        [(1, "x"), (2, "x"), (3, "x"), (4, "x")],
+    ],
+)
+def test_labels_of_any_types_come_back_equal(labels, tmp_path):
+    labels_n = np.empty(4, dtype=object)
+    labels_n[:] = labels
+    rows = np.random.default_rng(0).normal(size=(4, 2))
+    found = replace(select(rows, rows[:1], 2), labels=labels_n)
+    assert Selection.from_json(found.to_json()) == found
+    found.to_parquet(tmp_path / "plan.parquet")
+    kept = pq.read_table(tmp_path / "plan.parquet").column("label").to_pylist()
+    assert list(map(str, kept)) == [str(labels_n[row]) for row in found.indices]
+
+
+def test_dates_finer_than_microseconds_stay_dates():
+    rows = np.random.default_rng(0).normal(size=(4, 2))
+    days = pd.date_range("2024-01-01", periods=4).as_unit("ns")
+    found = select(pd.DataFrame(rows, index=days), rows[:1], 2)
+    expected = [str(days[row]) for row in found.indices]
+    assert [str(row.label) for row in found.plan()] == expected
+    assert [found.to_dict()["labels"][row] for row in found.indices] == expected
+
+
+def test_errors_need_a_variance_above_zero():
+    rows = np.random.default_rng(0).normal(size=(4, 2))
+    with pytest.raises(ValueError, match="sigma2 must be positive"):
+        select(rows, rows[:1], 2).plan(sigma2=-1.0)

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from modicum.daved import validation as v
@@ -103,6 +104,30 @@ def test_prices_and_noise():
         v.check_noise([1, 0, 1], 3)
 
 
+def test_row_weights_may_be_0_but_not_all():
+    np.testing.assert_array_equal(v.check_row_weight([0, 1.5], 2), [0, 1.5])
+    with pytest.raises(ValueError, match=r"row_weight has shape \(2,\); .* one weight for each"):
+        v.check_row_weight([1, 2], 3)
+    with pytest.raises(ValueError, match=r"row_weight has 1 values below 0.* -0\.5 at 1"):
+        v.check_row_weight([1, -0.5, 0], 3)
+    with pytest.raises(ValueError, match="row_weight has 1 values that are NaN"):
+        v.check_row_weight([1, np.nan], 2)
+    with pytest.raises(ValueError, match="row_weight is 0 for all of the 2 records"):
+        v.check_row_weight([0, 0], 2)
+
+
+def test_tensors_are_checked_where_they_are():
+    torch = pytest.importorskip("torch")
+    values = torch.zeros(5, 3, requires_grad=True)
+    assert v.check_sellers(values) == (5, 3)
+    assert v.check_sellers([values, torch.zeros(2, 3, dtype=torch.bfloat16)]) == (7, 3)
+    v.check_finite("X", torch.ones(2, 2, dtype=torch.int32))
+    holes = torch.zeros(5, 3)
+    holes[3, 1], holes[4, 2] = torch.nan, torch.inf
+    with pytest.raises(ValueError, match=r"X has 2 values .* the first at \(8, 1\)"):
+        v.check_finite("X", [values, holes])
+
+
 def test_a_budget_must_buy_something_and_may_be_the_cheapest_price_exactly():
     prices = np.array([2.0, 3.0])
     assert v.check_budget(2, prices) == 2.0
@@ -185,3 +210,21 @@ def test_the_warning_on_norms_counts_rows_and_names_the_longest():
 def test_the_warning_on_coverage_names_the_first_query():
     with pytest.warns(DAVEDWarning, match=r"2 of 3 queries .* the first 0\.25 at 1"):
         v.warn_coverage(np.array([1.0, 0.25, 0.0]))
+
+
+@pytest.mark.parametrize("missing", [None, pd.NA, pd.NaT, float("nan")])
+def test_a_missing_group_is_named_whatever_it_is_written_as(missing):
+    groups = pd.Series(["a", missing, "b"], dtype=object)
+    with pytest.raises(ValueError, match="groups has no group for the record at 1"):
+        v.check_groups(groups, 3)
+
+
+def test_groups_that_cannot_be_sorted_are_refused_in_words():
+    with pytest.raises(ValueError, match=r"groups mixes labels of types \['int', 'str'\]"):
+        v.check_groups(np.array([1, "a"], dtype=object), 2)
+
+
+def test_groups_of_a_frame_of_one_column_are_groups():
+    labels, codes = v.check_groups(pd.DataFrame({"lot": ["b", "a", "b"]}), 3)
+    assert labels.tolist() == ["a", "b"]
+    assert codes.tolist() == [1, 0, 1]

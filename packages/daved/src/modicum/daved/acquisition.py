@@ -9,8 +9,8 @@ nothing.
 Shapes: n rows of sellers, d features, m queries, k bought, g lots.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from modicum.daved import rounding as purchases
 from modicum.daved import validation
 from modicum.daved.bundles import lots_frank_wolfe, lots_greedy, lots_multiplicative
 from modicum.daved.design import coverage, directions, objective, pseudo_inverse
+from modicum.daved.frames import to_vector
 from modicum.daved.pool import ArrayPool, Pool, ScaledPool
+from modicum.daved.reading import Reader, norms, pool_of
 from modicum.daved.rounding import Rules
 from modicum.daved.selection import Selection
 from modicum.daved.solvers.base import Design, Problem, Solver, Step
@@ -36,7 +38,9 @@ __all__ = [
     "buy_records",
     "greedy_selection",
     "in_budget",
+    "owned_information",
     "prepare",
+    "promised_losses",
     "rank",
     "rules_of",
     "solve",
@@ -54,7 +58,13 @@ STEPS_PER_RECORD = 2
 FEWEST_STEPS, MOST_STEPS = 20, 500
 STEPS_WITHOUT_A_BUDGET = 100
 
-_PLAIN = {"normalize": "none", "max_norm": None, "fit_intercept": False}
+CONSTANT_SOLVERS = ("fw", "multiplicative")
+"""Solvers of weights that take information which is there whatever the weights."""
+
+MOST_FEATURES_TO_INVERT = 1024
+"""Features up to which `FrankWolfe` inverts a (d, d) matrix in every step in reasonable time."""
+
+_COLUMNS_AT_ONCE = 16
 
 
 def automatic_iterations(budget: float | None, prices_n: np.ndarray) -> int:
@@ -64,8 +74,8 @@ def automatic_iterations(budget: float | None, prices_n: np.ndarray) -> int:
     """
     if budget is None:
         return STEPS_WITHOUT_A_BUDGET
-    wanted = round(STEPS_PER_RECORD * budget / float(np.median(prices_n)))
-    return int(np.clip(wanted, FEWEST_STEPS, MOST_STEPS))
+    wanted = STEPS_PER_RECORD * (budget / float(np.median(prices_n)))
+    return round(min(max(wanted, FEWEST_STEPS), MOST_STEPS))
 
 
 def solver_by_name(
@@ -79,6 +89,7 @@ def solver_by_name(
     reg_lambda: float = 0.0,
     repeat: bool = True,
     compat: str | None = None,
+    fill: bool = True,
 ) -> Solver:
     """Make a solver of its name; settings that it does not have are left aside.
 
@@ -88,7 +99,7 @@ def solver_by_name(
         ``"fw"``, ``"one_step"``, ``"greedy"``, ``"multiplicative"`` or ``"exact"``.
     step, max_iter, tol, regulariser, reg_lambda, repeat, compat
         As for `modicum.daved.solvers.frank_wolfe.FrankWolfe`.
-    prior
+    prior, fill
         As for `modicum.daved.solvers.greedy.Greedy`.
 
     Raises
@@ -113,7 +124,7 @@ def solver_by_name(
             compat=compat,
         ),
         "one_step": OneStep,
-        "greedy": lambda: Greedy(prior),
+        "greedy": lambda: Greedy(prior, fill),
         "multiplicative": lambda: Multiplicative(max_iter, tol),
         "exact": Exact,
     }
@@ -122,9 +133,14 @@ def solver_by_name(
 
 @dataclass(frozen=True)
 class Offer:
-    """What was given, checked: rows divided by their noise's deviation, queries, prices."""
+    """What was given, checked: rows with their noise and weights in them, queries, prices.
+
+    The rows without noise and weights are in `bare_pool`. Where the rows are scored, and in which
+    type, is said in `scored`.
+    """
 
     pool: Pool
+    bare_pool: Pool
     queries_md: np.ndarray
     prices_n: np.ndarray
     coverage_m: np.ndarray
@@ -132,6 +148,7 @@ class Offer:
     owned_dd: np.ndarray | None = None
     labels_n: np.ndarray | None = None
     has_noise: bool = False
+    scored: dict[str, str] = field(default_factory=dict)
 
     @property
     def one_price(self) -> bool:
@@ -153,7 +170,18 @@ class Settings:
     repeat: bool = True
     prior: float | None = None
     reg_lambda: float = 0.0
+    ridge: str | None = None
     compat: str | None = None
+
+    @property
+    def fixed_share(self) -> float:
+        """λ of a ridge that stays in every step; 0 where there is none."""
+        return self.reg_lambda if self.ridge == "fixed" else 0.0
+
+    def has_constant(self, offer: Offer) -> bool:
+        """Say whether weights are found beside information that they do not carry."""
+        owned = offer.owned_dd is not None and self.solver in CONSTANT_SOLVERS
+        return owned or self.fixed_share > 0
 
     def check(self, offer: Offer) -> None:
         """Refuse what is not valid or does not go together."""
@@ -170,6 +198,8 @@ class Settings:
             validation.check_count("max_iter", self.max_iter)
         validation.check_fraction("tol", self.tol)
         validation.check_fraction("reg_lambda", self.reg_lambda)
+        if self.ridge is not None:
+            validation.check_one_of("ridge", self.ridge, ("decay", "fixed"))
         if self.prior is not None:
             validation.check_positive("prior", self.prior)
         if self.compat is not None:
@@ -180,16 +210,41 @@ class Settings:
         for name, asked in (
             ("compat='reference'", self.compat is not None),
             ("cost_mode='paper'", self.cost_mode == "paper"),
-            ("reg_lambda", self.reg_lambda > 0),
+            ("reg_lambda", self.reg_lambda > 0 and self.ridge != "fixed"),
         ):
             if asked and self.solver != "fw":
                 raise ValueError(f"{name} needs solver='fw', not {self.solver!r}")
         if self.solver == "greedy" and self.rounding == "sample":
             raise ValueError("rounding='sample' needs weights, which solver='greedy' has not")
-        if offer.owned_dd is not None and "greedy" not in (self.solver, self.rounding):
-            raise ValueError("X_owned needs solver='greedy' or rounding='greedy'")
+        self._check_constant(offer)
         if offer.has_noise and self.solver != "greedy":
             validation.warn_noise_in_a_relaxation()
+
+    def _check_constant(self, offer: Offer) -> None:
+        owned = offer.owned_dd is not None
+        asked = {
+            "X_owned": owned and self.solver != "greedy",
+            "ridge='fixed'": self.fixed_share > 0,
+        }
+        for name in [name for name, is_asked in asked.items() if is_asked]:
+            if self.solver not in CONSTANT_SOLVERS:
+                others = ", 'greedy'" if owned else ""
+                raise ValueError(
+                    f"{name} needs solver='fw', 'multiplicative'{others}, not {self.solver!r}"
+                )
+            if self.cost_mode == "paper":
+                mode = "cost_mode='paper'" if self.compat is None else "compat='reference'"
+                raise ValueError(f"{name} is not for {mode}, which has no budget for its weights")
+            if self.solver == "fw" and offer.pool.d > MOST_FEATURES_TO_INVERT:
+                raise ValueError(
+                    f"{name} inverts a (d, d) matrix in every step of solver='fw': d is "
+                    f"{offer.pool.d}, at most {MOST_FEATURES_TO_INVERT}; take "
+                    "solver='multiplicative' or fewer features"
+                )
+        if owned and self.reg_lambda > self.fixed_share:
+            raise ValueError(
+                "X_owned with reg_lambda needs ridge='fixed': what decays is not owned"
+            )
 
     def iterations(self, budget: float, prices_n: np.ndarray) -> int:
         """Give the number that ``"auto"`` stands for."""
@@ -210,6 +265,7 @@ class Settings:
             "repeat": self.repeat,
             "prior": self.prior,
             "reg_lambda": self.reg_lambda,
+            "ridge": self.ridge,
             "compat": self.compat,
         }
 
@@ -218,37 +274,40 @@ def prepare(
     X: Any,
     Q: Any,
     costs: Any,
+    reader: Reader,
     *,
     noise_var: Any = None,
+    row_weight: Any = None,
     X_owned: Any = None,
-    features: Any = "identity",
-    normalize: str = "none",
-    max_norm: float | None = None,
-    fit_intercept: bool = False,
     chunk_size: int | None = None,
+    names: tuple[str, str] = ("X", "Q"),
 ) -> Offer:
-    """Check and prepare what was given, and warn of what the data alone can tell."""
-    is_pool = isinstance(X, Pool)
-    shape = {"normalize": normalize, "max_norm": max_norm, "fit_intercept": fit_intercept}
-    if is_pool and (features != "identity" or {**shape} != _PLAIN):
-        raise ValueError("X is a pool, whose rows are taken as they are: make features before it")
-    to_rows, columns, labels_n = _rows_of(features, shape, X)
-    values = None if is_pool else to_rows(X, "X")
-    pool: Pool = X if is_pool else ArrayPool(values, None, chunk_size)
-    if values is not None:
-        validation.check_sellers(values, "X")
-        validation.warn_norms(_norms(values))
-    queries_md = validation.check_queries(to_rows(Q, "Q", columns), pool.d, "Q", "X")
+    """Check and prepare what was given, and warn of what the data alone can tell.
+
+    Parameters
+    ----------
+    X, Q, costs, noise_var, row_weight, X_owned, chunk_size
+        As for `modicum.daved.select.select`.
+    reader
+        What makes rows of records; it is fitted to `X`, and says where rows are scored.
+    names
+        What error messages call the sellers' and the buyer's records.
+    """
+    if chunk_size is not None:
+        validation.check_count("chunk_size", chunk_size)
+    frame = reader.fit(X, names[0])
+    pool = pool_of(frame.values, reader.place, chunk_size, names[0])
+    if not isinstance(X, Pool):
+        norms_n = norms(pool)
+        validation.check_squares(names[0], norms_n)
+        validation.warn_norms(norms_n)
+    queries_md = validation.check_queries(reader.rows(Q, names[1]), pool.d, names[1], names[0])
     prices_n = validation.check_prices(_vector(costs, "costs"), pool.n)
-    if noise_var is not None:
-        noise_n = validation.check_noise(_vector(noise_var, "noise_var"), pool.n)
-        pool = ScaledPool(pool, 1 / np.sqrt(noise_n))
-    owned_dd = None
-    if X_owned is not None:
-        owned = to_rows(X_owned, "X_owned", columns)
-        if validation.check_sellers(owned, "X_owned")[1] != pool.d:
-            raise ValueError(f"X_owned has other features than X, which has {pool.d}")
-        owned_dd = ArrayPool(owned).gram()
+    scored = {
+        "device": str(getattr(pool, "device", "cpu")),
+        "dtype": str(getattr(pool, "dtype", "float64")).removeprefix("torch."),
+    }
+    bare_pool, pool = pool, _weighted(pool, noise_var, row_weight)
     gram_dd = pool.gram()
     basis = pseudo_inverse(gram_dd).basis
     coverage_m = coverage(basis, queries_md)
@@ -257,60 +316,42 @@ def prepare(
     validation.warn_rank(basis.shape[1], pool.d)
     validation.warn_coverage(coverage_m)
     validation.warn_many_queries(len(queries_md))
-    has_noise = noise_var is not None
-    return Offer(pool, queries_md, prices_n, coverage_m, gram_dd, owned_dd, labels_n, has_noise)
+    return Offer(
+        pool,
+        bare_pool,
+        queries_md,
+        prices_n,
+        coverage_m,
+        gram_dd,
+        None if X_owned is None else owned_information(reader, X_owned),
+        frame.labels,
+        noise_var is not None,
+        scored,
+    )
 
 
-def _rows_of(
-    features: Any, shape: dict[str, Any], X: Any
-) -> tuple[Callable[..., Any], Any, np.ndarray | None]:
-    """Give what makes rows of records, and the sellers' columns and labels."""
-    from modicum.daved.features import make_features
-    from modicum.daved.frames import align, to_frame
-
-    is_pool = isinstance(X, Pool)
-    feature_map = make_features(features, **shape)
-    takes_tables = not isinstance(features, str) or ":" not in features or features[:3] == "rff"
-    frame = to_frame(X, "X") if takes_tables and not is_pool else None
-    columns = frame.columns if frame is not None else None
-    if frame is not None:
-        validation.check_sellers(frame.values, "X")
-    if not is_pool:
-        feature_map.fit(X if frame is None else frame.values)
-
-    def to_rows(records: Any, name: str, names: Any = None) -> Any:
-        if not takes_tables:
-            return feature_map.transform(records)
-        values = align(to_frame(records, name), names, name).values
-        width = _width(values)
-        if frame is not None and width != _width(frame.values):
-            raise ValueError(
-                f"{name} has {width} features, but X has {_width(frame.values)}; both need the "
-                "same features in the same order"
-            )
-        return feature_map.transform(values)
-
-    return to_rows, columns, None if frame is None else frame.labels
+def owned_information(reader: Reader, X_owned: Any, name: str = "X_owned") -> np.ndarray:
+    """Give the Gram matrix of records that a buyer has, (d, d); error messages call them `name`."""
+    rows_od = reader.rows(X_owned, name)
+    validation.check_sellers(rows_od, name)
+    found_dd: np.ndarray = rows_od.T @ rows_od
+    return found_dd
 
 
-def _width(values: Any) -> int:
-    return int((values[0] if isinstance(values, list) else values).shape[1])
+def _weighted(pool: Pool, noise_var: Any, row_weight: Any) -> Pool:
+    """Multiply rows with the roots of their weights over their variances."""
+    if noise_var is None and row_weight is None:
+        return pool
+    squares_n = np.ones(pool.n)
+    if row_weight is not None:
+        squares_n *= validation.check_row_weight(_vector(row_weight, "row_weight"), pool.n)
+    if noise_var is not None:
+        squares_n /= validation.check_noise(_vector(noise_var, "noise_var"), pool.n)
+    return ScaledPool(pool, np.sqrt(squares_n))
 
 
 def _vector(values: Any, name: str) -> Any:
-    from modicum.daved.frames import to_vector
-
     return None if values is None else to_vector(values, name)
-
-
-def _norms(values: Any) -> np.ndarray:
-    """Give the rows' norms, (n,)."""
-
-    def squares() -> Iterator[np.ndarray]:
-        for _, rows_kd in ArrayPool(values).chunks():
-            yield np.einsum("kd,kd->k", rows_kd, rows_kd)
-
-    return np.sqrt(np.concatenate(list(squares())))
 
 
 def rules_of(
@@ -344,7 +385,8 @@ def rules_of(
 
 
 def _copies(offer: Offer) -> np.ndarray:
-    return purchases.duplicate_codes(offer.pool.rows(np.arange(offer.pool.n)))
+    # Equal rows stay equal where their noise or weight differs.
+    return purchases.duplicate_codes(offer.bare_pool.rows(np.arange(offer.pool.n)))
 
 
 def buy_records(
@@ -362,7 +404,7 @@ def buy_records(
     design, is_priced = solve(offer, settings, budget, on_step)
     warn_of_run(offer, settings, budget, design)
     found = in_budget(design, offer.prices_n, budget, is_priced)
-    ranking = rank(offer, settings, budget, rules, design, found.weights, rng)
+    ranking = rank(offer, settings, budget, rules, found, rng)
     bought = purchases.purchase(ranking, offer.prices_n, budget, rules)
     return weighted_selection(offer, settings, budget, bought, found)
 
@@ -373,24 +415,78 @@ def solve(
     budget: float,
     on_step: Callable[[Step], None] | None,
 ) -> tuple[Design, bool]:
-    """Run a solver of weights; say whether its rows carried the prices."""
+    """Run a solver of weights; say whether its rows carried the prices.
+
+    Notes
+    -----
+    What is owned, M₀, and a fixed ridge are one constant C of the problem. Weights that spend the
+    budget are w_j = B u_j / c_j with shares u_j of the spending, so that M₀ + Σ w_j x_j x_j' is
+    B (M₀ / B + Σ u_j z_j z_j') with z_j = x_j / √c_j: in the unit of shares C is M₀ / B, and
+    everything else is as without it. With a ridge the information is
+    (1 - λ) Σ u_j z_j z_j' + λ R: rows are multiplied with √(1 - λ), and C has λ R besides.
+    """
     divides = settings.cost_mode == "paper" or settings.solver == "one_step"
     is_priced = not divides and not offer.one_price
-    pool = ScaledPool(offer.pool, 1 / np.sqrt(offer.prices_n)) if is_priced else offer.pool
+    decays = settings.reg_lambda > settings.fixed_share
     solver = solver_by_name(
         settings.solver,
         step=settings.step,
         max_iter=settings.iterations(budget, offer.prices_n),
         tol=settings.tol,
-        regulariser=_deviations(pool) if settings.reg_lambda > 0 else None,
-        reg_lambda=settings.reg_lambda,
+        regulariser=_deviations(offer, is_priced) if decays else None,
+        reg_lambda=settings.reg_lambda if decays else 0.0,
         repeat=settings.repeat,
         compat=settings.compat,
     )
     costs_n = offer.prices_n if divides and not offer.one_price else None
-    problem = Problem(pool, offer.queries_md, costs_n, budget, offer.prices_n)
+    problem = Problem(
+        _pool_of_shares(offer, settings, is_priced),
+        offer.queries_md,
+        costs_n,
+        budget,
+        offer.prices_n,
+        constant=_constant(offer, settings, budget, is_priced),
+    )
     design = solver.solve(problem, on_step)
     return _at_its_weights(design, problem) if settings.solver == "one_step" else design, is_priced
+
+
+def _pool_of_shares(offer: Offer, settings: Settings, is_priced: bool) -> Pool:
+    """Give the rows whose weights are shares of the spending, with 1 - λ of a fixed ridge."""
+    squares_n = np.full(offer.pool.n, 1 - settings.fixed_share)
+    if is_priced:
+        squares_n /= offer.prices_n
+    return ScaledPool(offer.pool, np.sqrt(squares_n)) if (squares_n != 1).any() else offer.pool
+
+
+def _constant(
+    offer: Offer, settings: Settings, budget: float, is_priced: bool
+) -> np.ndarray | None:
+    """Give the information that no weight carries, in the unit of shares, (d, d)."""
+    if not settings.has_constant(offer):
+        return None
+    found_dd = np.zeros((offer.pool.d, offer.pool.d))
+    if offer.owned_dd is not None:
+        # Where all prices are one, shares are of records, of which the budget buys B / c.
+        found_dd += offer.owned_dd * (1 if is_priced else offer.prices_n[0]) / budget
+    if settings.fixed_share:
+        found_dd += settings.fixed_share * _deviations(offer, is_priced)
+    return found_dd
+
+
+def promised_losses(
+    offer: Offer, settings: Settings, shares_n: np.ndarray, budgets_b: np.ndarray
+) -> np.ndarray:
+    """Give L of the same shares of the spending at every budget, (b,), on top of what is owned."""
+    is_priced = not offer.one_price
+    gram_dd = _pool_of_shares(offer, settings, is_priced).gram(shares_n)
+    losses = []
+    for budget in budgets_b:
+        constant_dd = _constant(offer, settings, budget, is_priced)
+        information_dd = gram_dd if constant_dd is None else gram_dd + constant_dd
+        unit = budget if is_priced else budget / offer.prices_n[0]
+        losses.append(objective(pseudo_inverse(information_dd).matrix, offer.queries_md) / unit)
+    return np.array(losses)
 
 
 def _at_its_weights(design: Design, problem: Problem) -> Design:
@@ -402,9 +498,17 @@ def _at_its_weights(design: Design, problem: Problem) -> Design:
     return replace(design, objective=loss, gap=gap, scores=scores_n, inverse=inverse_dd)
 
 
-def _deviations(pool: Pool) -> np.ndarray:
-    """Give the diagonal matrix of the features' standard deviations, (d, d)."""
-    return np.diag(pool.products(np.eye(pool.d)).std(axis=0))
+def _deviations(offer: Offer, is_priced: bool) -> np.ndarray:
+    """Give the diagonal matrix of the features' standard deviations, (d, d).
+
+    Where rows carry prices it is multiplied with the mean of 1 / c, as the information is on
+    average, so that a currency changes nothing.
+    """
+    pool = offer.pool
+    # Of few features at once: rows may be far more than the memory has room for.
+    blocks = np.array_split(np.eye(pool.d), -(-pool.d // _COLUMNS_AT_ONCE), axis=1)
+    deviations_d = np.concatenate([pool.products(block).std(axis=0) for block in blocks])
+    return np.diag(deviations_d) * (float((1 / offer.prices_n).mean()) if is_priced else 1.0)
 
 
 @dataclass(frozen=True)
@@ -444,26 +548,31 @@ def rank(
     settings: Settings,
     budget: float,
     rules: Rules,
-    design: Design,
-    weights_n: np.ndarray,
+    found: Spending,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Rank the records for `purchase`, (n,): by weight, drawn, by picks, or greedily."""
+    """Rank the records for `purchase`, (n,): by weight, drawn, by picks, or greedily.
+
+    Records that were never picked have a weight that says nothing of them, equal shares of the
+    spending; they come after all others, by the score per price.
+    """
+    design = found.design
+    values_n = found.scores / offer.prices_n
     floor_n = purchases.at_floor(design.weights, design.floor)
-    if floor_n.all():
-        floor_n = np.zeros_like(floor_n)
+    weights_n = np.where(floor_n, 0.0, found.weights)
     if settings.rounding == "greedy":
-        return _greedy_on_support(offer, settings, budget, rules, ~floor_n, weights_n)
+        support_n = floor_n if floor_n.all() else ~floor_n
+        order = _greedy_on_support(offer, settings, budget, rules, support_n)
+        return purchases.extend(order, weights_n, values_n)
     if settings.rounding == "sample":
-        return purchases.sample_ranking(weights_n, rng, floor_n if settings.drop_floor else None)
+        last_n = floor_n if settings.drop_floor else None
+        return purchases.sample_ranking(found.weights, rng, last_n)
     if settings.step == "herding" and settings.solver == "fw":
-        return purchases.pick_ranking(design.picks, weights_n)
+        return purchases.pick_ranking(design.picks, weights_n, values_n)
     if settings.compat == "reference":
         # As a reversed sort does it: ties from the largest index down.
-        return np.argsort(weights_n, kind="stable")[::-1]
-    if settings.drop_floor:
-        return np.lexsort((-weights_n, floor_n))
-    return purchases.topk_ranking(weights_n)
+        return np.argsort(found.weights, kind="stable")[::-1]
+    return purchases.topk_ranking(weights_n, values_n)
 
 
 def _greedy_on_support(
@@ -472,20 +581,20 @@ def _greedy_on_support(
     budget: float,
     rules: Rules,
     support_n: np.ndarray,
-    weights_n: np.ndarray,
 ) -> np.ndarray:
+    """Order the records of the support as greedy purchases do."""
     rows = np.flatnonzero(support_n)
     problem = Problem(
-        ArrayPool(offer.pool.rows(rows)),
+        offer.pool if support_n.all() else ArrayPool(offer.pool.rows(rows)),
         offer.queries_md,
         offer.prices_n[rows],
-        None if rules.restrict else budget,
+        budget if rules.fill and not rules.restrict else None,
         offer.prices_n[rows],
         offer.owned_dd,
     )
     prior = default_prior(offer.gram_dd, offer.pool.n) if settings.prior is None else settings.prior
-    order = solver_by_name("greedy", prior=prior).solve(problem).order
-    return purchases.extend(rows[order], weights_n)
+    order: np.ndarray = rows[solver_by_name("greedy", prior=prior).solve(problem).order]
+    return order
 
 
 def buy_greedily(
@@ -499,7 +608,7 @@ def buy_greedily(
 
     Quotas and copies are not seen while records are ordered, only while they are bought.
     """
-    solver = solver_by_name("greedy", prior=settings.prior)
+    solver = solver_by_name("greedy", prior=settings.prior, fill=rules.fill or rules.restrict)
     total = float(offer.prices_n.sum())
     reach = budget if not rules.restrict else min(2 * budget, total)
     while True:
@@ -513,7 +622,9 @@ def buy_greedily(
         )
         design = solver.solve(problem, on_step)
         order = np.asarray(design.order)
-        ranking = purchases.extend(order, design.scores / offer.prices_n)
+        ranking = order
+        if rules.fill or rules.restrict:
+            ranking = purchases.extend(order, design.scores / offer.prices_n)
         bought = purchases.purchase(ranking, offer.prices_n, budget, rules)
         if not rules.restrict or reach >= total or np.isin(bought, order).all():
             return bought, design
@@ -601,6 +712,8 @@ def _assemble(
     lots: tuple[Any, ...] | None = None,
 ) -> Selection:
     validation.warn_few_gains(scores, len(bought))
+    # At the optimum what is bought has a score per price of Σ w g / B: L / B without a constant.
+    worth = float(weights @ scores) if settings.has_constant(offer) else objective
     return Selection(
         indices=bought,
         weights=weights,
@@ -609,7 +722,7 @@ def _assemble(
         objective=objective,
         gap=gap,
         scores=scores,
-        fair_price=fair_price(scores, budget, objective),
+        fair_price=fair_price(scores, budget, worth),
         prices=offer.prices_n,
         coverage=offer.coverage_m,
         prior_error=posterior[0],
@@ -619,7 +732,7 @@ def _assemble(
         picks=design.picks,
         labels=offer.labels_n,
         lots=lots,
-        settings=settings.describe(budget, offer.prices_n),
+        settings=settings.describe(budget, offer.prices_n) | offer.scored,
     )
 
 
@@ -652,8 +765,11 @@ def buy_lots(
     asked = {
         "unique": unique,
         "rounding='greedy'": settings.rounding == "greedy",
+        "compat='reference'": settings.compat is not None,
         "cost_mode='paper'": settings.cost_mode == "paper",
+        "repeat=False": not settings.repeat,
         "reg_lambda": settings.reg_lambda > 0,
+        f"X_owned with solver={settings.solver!r}": settings.has_constant(offer),
         f"step={settings.step!r}": settings.step != "line_search",
     }
     for name, is_asked in asked.items():
@@ -722,6 +838,7 @@ def _design_of_lots(
             settings.prior,
             offer.owned_dd,
             note,
+            rules.fill,
         )
         nothing = np.empty(0)
         design = Design(nothing, np.nan, np.nan, nothing, nothing, order, order, tuple(history))
@@ -733,8 +850,9 @@ def _design_of_lots(
     found = in_budget(design, prices_g, budget, True)
     floor_g = purchases.at_floor(design.weights, design.floor)
     if settings.rounding == "sample":
-        last_g = floor_g if settings.drop_floor and not floor_g.all() else None
+        last_g = floor_g if settings.drop_floor else None
         ranking = purchases.sample_ranking(found.weights, rng, last_g)
     else:
-        ranking = purchases.topk_ranking(found.weights)
+        weights_g = np.where(floor_g, 0.0, found.weights)
+        ranking = purchases.topk_ranking(weights_g, found.scores / prices_g)
     return found, purchases.purchase(ranking, prices_g, budget, rules)

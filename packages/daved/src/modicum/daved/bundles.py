@@ -11,6 +11,8 @@ Shapes: n records, d features, m queries, g lots, s records of one lot, r eigenv
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -103,38 +105,18 @@ def lots_frank_wolfe(
     is kept and its inverse is computed in every step, O(d³), so that nothing drifts.
     """
     lots = _Lots(pool, codes_n, queries_md)
-    weights_g = np.full(lots.count, 1 / lots.count)
-    gram_dd = pool.gram(weights_g[codes_n])
-    history: list[Step] = []
-    converged = False
-    for iteration in range(max_iter + 1):
-        inverse_dd, scores_g, loss = lots.look(gram_dd)
-        gap = float(scores_g.max()) - loss
-        converged = gap <= tol * loss
-        if converged or iteration == max_iter:
-            break
-        pick = int(np.argmax(scores_g))
+
+    def move(weights_g: np.ndarray, gram_dd: np.ndarray, seen: _Look) -> _Move:
+        pick = int(np.argmax(seen.scores))
         rows_sd = lots.rows(pick)
-        alpha = line_search(loss, *_along(rows_sd, inverse_dd, queries_md))
-        history.append(Step(iteration, loss, gap, pick, alpha))
-        if on_step is not None:
-            on_step(history[-1])
-        if alpha == 0:
-            break
-        weights_g *= 1 - alpha
+        alpha = line_search(seen.loss, *_along(rows_sd, seen.inverse, queries_md))
+        weights_g = (1 - alpha) * weights_g
         weights_g[pick] += alpha
-        gram_dd = (1 - alpha) * gram_dd + alpha * rows_sd.T @ rows_sd
-    return Design(
-        weights=weights_g,
-        objective=loss,
-        gap=gap,
-        scores=scores_g,
-        inverse=inverse_dd,
-        picks=np.array([step.pick for step in history if step.step_size > 0], dtype=np.int64),
-        history=tuple(history),
-        floor=float(np.prod([1 - step.step_size for step in history]) / lots.count),
-        converged=converged,
-    )
+        return _Move(weights_g, (1 - alpha) * gram_dd + alpha * rows_sd.T @ rows_sd, pick, alpha)
+
+    design = _run(lots, move, max_iter, tol, on_step)
+    left = np.prod([1 - step.step_size for step in design.history])
+    return replace(design, floor=float(left / lots.count))
 
 
 def lots_multiplicative(
@@ -150,26 +132,63 @@ def lots_multiplicative(
     Parameters and result are those of `lots_frank_wolfe`.
     """
     lots = _Lots(pool, codes_n, queries_md)
+
+    def move(weights_g: np.ndarray, gram_dd: np.ndarray, seen: _Look) -> _Move:
+        weights_g = weights_g * np.sqrt(seen.scores)
+        weights_g /= weights_g.sum()
+        return _Move(weights_g, lots.gram(weights_g))
+
+    return _run(lots, move, max_iter, tol, on_step)
+
+
+class _Look(NamedTuple):
+    """The inverse, the lots' scores and the loss at an information matrix."""
+
+    inverse: np.ndarray
+    scores: np.ndarray
+    loss: float
+
+
+class _Move(NamedTuple):
+    """Weights and information after an iteration, and what it did, as in a `Step`."""
+
+    weights: np.ndarray
+    gram: np.ndarray
+    pick: int = -1
+    step_size: float = float("nan")
+
+
+def _run(
+    lots: "_Lots",
+    move: Callable[[np.ndarray, np.ndarray, _Look], _Move],
+    max_iter: int,
+    tol: float,
+    on_step: Callable[[Step], None] | None,
+) -> Design:
+    """Move from equal weights until the certificate is small, steps are used up, or one is 0."""
     weights_g = np.full(lots.count, 1 / lots.count)
+    gram_dd = lots.gram(weights_g)
     history: list[Step] = []
-    converged = False
     for iteration in range(max_iter + 1):
-        inverse_dd, scores_g, loss = lots.look(pool.gram(weights_g[codes_n]))
-        gap = float(scores_g.max()) - loss
-        converged = gap <= tol * loss
+        seen = lots.look(gram_dd)
+        gap = float(seen.scores.max()) - seen.loss
+        converged = gap <= tol * seen.loss
         if converged or iteration == max_iter:
             break
-        history.append(Step(iteration, loss, gap))
+        moved = move(weights_g, gram_dd, seen)
+        history.append(Step(iteration, seen.loss, gap, moved.pick, moved.step_size))
         if on_step is not None:
             on_step(history[-1])
-        weights_g = weights_g * np.sqrt(scores_g)
-        weights_g /= weights_g.sum()
+        if moved.step_size == 0:
+            break
+        weights_g, gram_dd = moved.weights, moved.gram
     return Design(
         weights=weights_g,
-        objective=loss,
+        objective=seen.loss,
         gap=gap,
-        scores=scores_g,
-        inverse=inverse_dd,
+        scores=seen.scores,
+        inverse=seen.inverse,
+        picks=np.array([step.pick for step in history if step.step_size > 0], dtype=np.int64),
         history=tuple(history),
         converged=converged,
     )
@@ -184,6 +203,7 @@ def lots_greedy(
     prior: float | None = None,
     owned_dd: np.ndarray | None = None,
     on_step: Callable[[Step], None] | None = None,
+    fill: bool = True,
 ) -> np.ndarray:
     """Buy lot after lot, always the one that lowers the posterior variance most per price.
 
@@ -201,6 +221,9 @@ def lots_greedy(
         Gram matrix of owned rows, (d, d).
     on_step
         Called with every `Step` before its purchase; its pick is a lot.
+    fill
+        Whether lots that the rest of the budget does not buy are passed over; else the first such
+        lot that is the best ends the purchase.
 
     Returns
     -------
@@ -211,15 +234,17 @@ def lots_greedy(
     gram_dd = (default_prior(pool.gram(), pool.n) if prior is None else prior) * np.eye(pool.d)
     gram_dd = gram_dd if owned_dd is None else gram_dd + owned_dd
     left = budget * (1 + BUDGET_TOLERANCE)
-    open_g = prices_g <= left
+    open_g, left_g = prices_g <= left, np.ones(lots.count, dtype=bool)
     order: list[int] = []
     while open_g.any():
         inverse_dd = np.linalg.inv(gram_dd)
         value_g = np.full(lots.count, -np.inf)
-        for lot in np.flatnonzero(open_g):
+        for lot in np.flatnonzero(open_g if fill else left_g):
             scores_r, leverages_r = _along(lots.rows(lot), inverse_dd, queries_md)
             value_g[lot] = (scores_r / (1 + leverages_r)).sum() / prices_g[lot]
         pick = int(np.argmax(value_g))
+        if not open_g[pick]:
+            break
         if on_step is not None:
             loss = objective(inverse_dd, queries_md)
             on_step(Step(len(order), loss, float("nan"), pick))
@@ -227,7 +252,7 @@ def lots_greedy(
         rows_sd = lots.rows(pick)
         gram_dd = gram_dd + rows_sd.T @ rows_sd
         left -= float(prices_g[pick])
-        open_g[pick] = False
+        left_g[pick] = open_g[pick] = False
         open_g &= prices_g <= left
     return np.array(order, dtype=np.int64)
 
@@ -247,12 +272,16 @@ class _Lots:
         """Give the rows of a lot, (s, d)."""
         return self.pool.rows(self.by_lot[self.starts[lot] : self.starts[lot + 1]])
 
-    def look(self, gram_dd: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Give the inverse, the lots' scores and the loss at an information matrix."""
+    def gram(self, weights_g: np.ndarray) -> np.ndarray:
+        """Give the information of weighted lots, (d, d)."""
+        return self.pool.gram(weights_g[self.codes_n])
+
+    def look(self, gram_dd: np.ndarray) -> _Look:
+        """Look at an information matrix."""
         inverse_dd = pseudo_inverse(gram_dd).matrix
         scores_n = self.pool.scores(directions(inverse_dd, self.queries_md))
         scores_g = np.bincount(self.codes_n, scores_n, minlength=self.count)
-        return inverse_dd, scores_g, objective(inverse_dd, self.queries_md)
+        return _Look(inverse_dd, scores_g, objective(inverse_dd, self.queries_md))
 
 
 def _along(

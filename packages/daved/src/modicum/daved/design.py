@@ -9,9 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from modicum.daved.steps import ALPHA_MAX
+
 __all__ = [
     "Inverse",
+    "InverseBesideConstant",
     "WhitenedInverse",
+    "constant_part",
     "coverage",
     "directions",
     "first_best",
@@ -21,6 +25,9 @@ __all__ = [
 
 _TIE = 1e-12
 """Relative difference below which two scores are equal: equal rows can differ by rounding."""
+
+_BISECTIONS = 60
+"""Halvings after which a step size in [0, 1] is known to the last digit of float64."""
 
 _INVERSE_TOLERANCE = 1e-4
 """Largest entry of P M - I with which an inverse P of M is still one."""
@@ -73,6 +80,20 @@ def objective(inverse_dd: np.ndarray, queries_md: np.ndarray) -> float:
     return float(np.einsum("md,de,me->", queries_md, inverse_dd, queries_md) / len(queries_md))
 
 
+def constant_part(
+    inverse_dd: np.ndarray, constant_dd: np.ndarray | None, queries_md: np.ndarray
+) -> float:
+    """Give (1/m) Σ q' P C P q, the part of L that no weight carries; 0 without a constant C.
+
+    With M = C + Σ w x x' the weighted scores sum to Σ w g = L - (1/m) Σ q' P C P q. L is convex and
+    its slope towards one row is Σ w g - g, so that max g - Σ w g bounds L minus its optimum.
+    """
+    if constant_dd is None:
+        return 0.0
+    seen_dm = directions(inverse_dd, queries_md)
+    return float(np.einsum("dm,de,em->", seen_dm, constant_dd, seen_dm) / len(queries_md))
+
+
 def coverage(basis_dr: np.ndarray, queries_md: np.ndarray) -> np.ndarray:
     """Give the share of every query's squared length in a span, (m,), between 0 and 1.
 
@@ -123,6 +144,10 @@ class WhitenedInverse:
         found_dm: np.ndarray = self.whiten_dr @ (self.core_rr @ self.queries_mr.T)
         return found_dm
 
+    def mean_score(self) -> float:
+        """Give Σ w g, the mean of the scores under the weights: the loss itself."""
+        return self.loss()
+
     def leverage(self, row_d: np.ndarray) -> float:
         """Give x' M⁻¹ x."""
         row_r = row_d @ self.whiten_dr
@@ -159,14 +184,96 @@ class WhitenedInverse:
         rows_kr = rows_kd @ self.whiten_dr
         whitened_rr = rows_kr.T @ (weights_k[:, None] * rows_kr)
         whitened_rr[np.diag_indices_from(whitened_rr)] += start_share
-        try:
-            found_rr = np.linalg.inv(whitened_rr)
-        except np.linalg.LinAlgError:
-            raise FloatingPointError(_not_invertible(np.inf, start_share)) from None
-        self.core_rr = (found_rr + found_rr.T) / 2
-        error = np.abs(self.core_rr @ whitened_rr - np.eye(len(found_rr))).max(initial=0.0)
-        if not error <= _INVERSE_TOLERANCE:
-            raise FloatingPointError(_not_invertible(error, start_share))
+        self.core_rr = _inverse_of(whitened_rr, start_share)
+
+
+class InverseBesideConstant(WhitenedInverse):
+    """The inverse of C + M(w), where steps change M(w) and C stays what it is.
+
+    A step turns M(w) into (1 - α) M(w) + α x x'. Beside a constant that is no change of rank one of
+    a shrunken whole, so that the inverse is computed anew in every step, O(d³).
+
+    Parameters
+    ----------
+    design_dd
+        M(w) at the start, (d, d).
+    constant_dd
+        C, positive semidefinite, (d, d), in the unit of weights of sum 1.
+    queries_md
+        Queries; the part of them outside the span of C + M(w) is left out.
+    """
+
+    def __init__(
+        self, design_dd: np.ndarray, constant_dd: np.ndarray, queries_md: np.ndarray
+    ) -> None:
+        super().__init__(design_dd + constant_dd, queries_md)
+        self.start_rr = self.whiten_dr.T @ design_dd @ self.whiten_dr
+        self.constant_rr = self.whiten_dr.T @ constant_dd @ self.whiten_dr
+        self.design_rr = self.start_rr
+        self.start_share = 1.0
+
+    def mean_score(self) -> float:
+        """Give Σ w g, the mean of the scores under the weights: the loss less C's part."""
+        return self.loss() - constant_part(self.core_rr, self.constant_rr, self.queries_mr)
+
+    def follow(self, row_d: np.ndarray, step_size: float) -> bool:
+        """Follow M(w) to (1 - α) M(w) + α x x'; what cannot be inverted raises an error."""
+        row_r = row_d @ self.whiten_dr
+        self.start_share *= 1 - step_size
+        self.design_rr = (1 - step_size) * self.design_rr + step_size * np.outer(row_r, row_r)
+        self.core_rr = _inverse_of(self.design_rr + self.constant_rr, self.start_share)
+        return True
+
+    def rebuild(self, start_share: float, rows_kd: np.ndarray, weights_k: np.ndarray) -> None:
+        """Invert C + s M_start + Σ w x x' anew, s > 0; errors as in `WhitenedInverse`."""
+        rows_kr = rows_kd @ self.whiten_dr
+        self.design_rr = start_share * self.start_rr + rows_kr.T @ (weights_k[:, None] * rows_kr)
+        self.start_share = start_share
+        self.core_rr = _inverse_of(self.design_rr + self.constant_rr, start_share)
+
+    def best_step(self, row_d: np.ndarray) -> float:
+        """Find the step towards a row that lowers the loss most, in [0, .999].
+
+        With M = C + M(w) the loss is that of M + α (x x' - M(w)). In coordinates in which M is the
+        identity and M(w) a diagonal of shares μ in [0, 1], M - α M(w) is a diagonal too, and x x'
+        is of rank one: after one decomposition, O(d³), the slope at any α costs O(d m). The loss is
+        convex in α, so that its slope changes sign once, which bisection finds. The closed form of
+        `modicum.daved.steps.line_search` is the case in which all μ are 1.
+        """
+        root_rr = np.linalg.cholesky(self.design_rr + self.constant_rr)
+        half_rr = np.linalg.solve(root_rr, self.design_rr)
+        share_r, turn_rr = np.linalg.eigh(np.linalg.solve(root_rr, half_rr.T))
+        turn_rr = np.linalg.solve(root_rr.T, turn_rr)
+        row_r = row_d @ self.whiten_dr @ turn_rr
+        queries_rm = turn_rr.T @ self.queries_mr.T
+
+        def falls(alpha: float) -> bool:
+            left_r = 1 / (1 - alpha * share_r)
+            along_r = left_r * row_r
+            found_rm = left_r[:, None] * queries_rm
+            pull_m = row_r @ found_rm / (1 + alpha * float(row_r @ along_r))
+            found_rm -= alpha * np.outer(along_r, pull_m)
+            return bool((share_r @ np.square(found_rm)).sum() < np.square(pull_m).sum())
+
+        if not falls(0.0):
+            return 0.0
+        low, high = 0.0, ALPHA_MAX
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if falls(middle) else (low, middle)
+        return high if high == ALPHA_MAX else low
+
+
+def _inverse_of(whitened_rr: np.ndarray, start_share: float) -> np.ndarray:
+    try:
+        found_rr = np.linalg.inv(whitened_rr)
+    except np.linalg.LinAlgError:
+        raise FloatingPointError(_not_invertible(np.inf, start_share)) from None
+    found_rr = (found_rr + found_rr.T) / 2
+    error = np.abs(found_rr @ whitened_rr - np.eye(len(found_rr))).max(initial=0.0)
+    if not error <= _INVERSE_TOLERANCE:
+        raise FloatingPointError(_not_invertible(error, start_share))
+    return found_rr
 
 
 def _not_invertible(error: float, start_share: float) -> str:

@@ -31,35 +31,22 @@ from modicum.daved.acquisition import (
     greedy_selection,
     in_budget,
     prepare,
+    promised_losses,
     rank,
     rules_of,
     solve,
     warn_of_run,
     weighted_selection,
 )
-from modicum.daved.features import ArrayMap, FeatureMap, make_features
-from modicum.daved.frames import (
-    Frame,
-    align,
-    count,
-    labels_of,
-    names_of,
-    take,
-    to_frame,
-    to_vector,
-)
+from modicum.daved.design import directions
+from modicum.daved.features import FeatureMap, make_features
+from modicum.daved.frames import count, take, to_frame, to_vector
+from modicum.daved.reading import Place, Reader
 from modicum.daved.rounding import purchase
 from modicum.daved.selection import Selection
 from modicum.daved.solvers.base import Design, Step
 from modicum.daved.theory import budget_curve, fair_price
-from modicum.daved.validation import (
-    check_budget,
-    check_count,
-    check_one_of,
-    check_positive,
-    check_queries,
-    check_sellers,
-)
+from modicum.daved.validation import check_budget, check_positive, check_sellers
 
 __all__ = ["DAVED"]
 
@@ -71,8 +58,8 @@ class DAVED(BaseEstimator):
     ----------
     solver
         ``"fw"`` (Frank-Wolfe), ``"one_step"``, ``"greedy"`` (best for fewer records than features
-        on linear data, the one for records that are owned already), ``"multiplicative"`` (best for
-        more records than features and for prices), ``"exact"``.
+        on linear data), ``"multiplicative"`` (best for more records than features and for prices),
+        ``"exact"``.
     step
         Step rule of ``"fw"``: ``"line_search"``, ``"open_loop"``, ``"herding"`` or a fixed size.
     max_iter
@@ -87,16 +74,19 @@ class DAVED(BaseEstimator):
     rounding
         ``"topk"``, ``"sample"`` or ``"greedy"``: how weights become a purchase.
     reg_lambda
-        Share λ in [0, 1) of a diagonal matrix of the features' standard deviations in the initial
-        information, (1 - λ) M + λ R, of ``"fw"``.
+        Share λ in [0, 1) of a diagonal matrix R of the features' standard deviations in the
+        information, (1 - λ) M + λ R.
     ridge
-        ``"decay"``: that share shrinks with every step, as in the published code. None is
-        ``"decay"`` where ``reg_lambda`` is not 0.
+        ``"decay"``, and so None, for ``"fw"``: R is in the initial information only and its share
+        shrinks with every step, as in the published code. ``"fixed"``, for ``"fw"`` with up to 1024
+        features and ``"multiplicative"``: it stays, and `objective_`, `scores_` and `dual_gap_` are
+        those of (1 - λ) M + λ R.
     fit_intercept, normalize, max_norm
         Append a column of ones; ``"l2"`` for rows of norm 1; largest norm of a row.
     device, dtype, chunk_size
-        Where and how the sellers' rows are scored. On the CPU that is in float64, chunk by chunk;
-        ``dtype`` is that of other devices.
+        Where the sellers' rows are scored, in which type they are kept there, and how many are
+        scored at once: as for `modicum.daved.select.select`. ``"auto"`` is a GPU for many rows
+        where there is one, else NumPy in float64; ``"cpu"`` is NumPy.
     compat
         ``"reference"`` follows the published code with all it does: see `FrankWolfe`.
     random_state
@@ -144,7 +134,7 @@ class DAVED(BaseEstimator):
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> market = DAVED(solver="greedy").fit(rng.normal(size=(50, 3)), np.array([[1.0, 0.0, 0.0]]))
-    >>> len(offer.select(budget=4))
+    >>> len(market.select(budget=4))
     4
     """
 
@@ -162,8 +152,8 @@ class DAVED(BaseEstimator):
         fit_intercept: bool = False,
         normalize: str = "none",
         max_norm: float | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
+        device: Any = "auto",
+        dtype: Any = "float32",
         chunk_size: int | None = None,
         compat: str | None = None,
         random_state: int | None = None,
@@ -198,6 +188,7 @@ class DAVED(BaseEstimator):
         X_owned: Any = None,
         noise_var: Any = None,
         budget: float | None = None,
+        row_weight: Any = None,
     ) -> Self:
         """Find a design for a buyer's queries.
 
@@ -214,31 +205,39 @@ class DAVED(BaseEstimator):
             Lot of each record, (n,): all of a lot is bought or none of it, at the price that each
             of its records carries in `costs`.
         X_owned
-            Records that the buyer has already, (k, d); for ``solver="greedy"``.
+            Records that the buyer has already, (k, d), of unit noise; for ``solver="greedy"``,
+            ``"fw"`` and ``"multiplicative"``. The latter two weigh it against what the budget buys.
         noise_var
             Variance of each record's label noise, (n,), positive; 1 each by default.
         budget
-            A hint: what `select` will be asked for. Lots need it.
+            A hint: what `select` will be asked for. Lots need it, and so do designs of ``"fw"`` and
+            ``"multiplicative"`` on top of `X_owned`: `select` solves anew for another budget.
+        row_weight
+            Weight of each record, (n,), at least 0, as in a generalised linear model: its
+            information is row_weight x x'. Of a logistic model it is p (1 - p) with the probability
+            p of a pilot model: `modicum.daved.features.logistic_row_weight`.
 
         Returns
         -------
         DAVED
             Itself.
         """
-        reader = _Reader(self)
-        rows = reader.fit(X_seller)
-        offer = prepare(
-            rows.values,
-            reader.rows(X_buyer, "X_buyer"),
-            costs,
-            noise_var=noise_var,
-            X_owned=None if X_owned is None else reader.rows(X_owned, "X_owned"),
-            chunk_size=self.chunk_size,
-        )
         settings = _settings(self)
+        reader = Reader(_fresh_map(self), Place(self.device, self.dtype))
+        offer = prepare(
+            X_seller,
+            X_buyer,
+            costs,
+            reader,
+            noise_var=noise_var,
+            row_weight=row_weight,
+            X_owned=X_owned,
+            chunk_size=self.chunk_size,
+            names=("X_seller", "X_buyer"),
+        )
         settings.check(offer)
-        self._offer = replace(offer, labels_n=rows.labels)
-        self._settings, self._groups = settings, groups
+        self._offer, self._settings, self._groups = offer, settings, groups
+        self._reader = reader
         self._set_names(reader)
         self._find(budget)
         return self
@@ -287,12 +286,47 @@ class DAVED(BaseEstimator):
             with _bar(self.progress, self.solver) as on_step:
                 bought, design = buy_greedily(offer, settings, budget, rules, on_step)
             return greedy_selection(offer, settings, budget, bought, design)
-        design, is_priced = self._design
+        design, is_priced = self._design_for(budget)
         warn_of_run(offer, settings, budget, design)
         found = in_budget(design, offer.prices_n, budget, is_priced)
-        ranking = rank(offer, settings, budget, rules, design, found.weights, rng)
+        ranking = rank(offer, settings, budget, rules, found, rng)
         bought = purchase(ranking, offer.prices_n, budget, rules)
         return weighted_selection(offer, settings, budget, bought, found)
+
+    def quote(self, records: Any) -> np.ndarray:
+        """Give the price up to which each of any records is worth buying.
+
+        Parameters
+        ----------
+        records
+            Records like those of the sellers, on offer or not, (k, d); their features are made by
+            the map that was fitted, and they count as of unit noise and weight.
+
+        Returns
+        -------
+        numpy.ndarray
+            (k,) in currency. Of records on offer it is `fair_price_`.
+
+        Raises
+        ------
+        ValueError
+            If there is no design to quote by, as of ``solver="greedy"`` and of lots, or records
+            are not valid.
+        """
+        check_is_fitted(self)
+        if self._groups is not None or self._settings.solver == "greedy":
+            raise ValueError(
+                "quotes follow from a design of records: take solver='fw', 'multiplicative', "
+                "'exact' or 'one_step', without groups"
+            )
+        rows_kd = self._reader.rows(records, "records")
+        check_sellers(rows_kd, "records")
+        design, is_priced = self._design
+        # In the unit of the module, as `in_budget` brings scores into it.
+        factor = 1.0 if is_priced else float(self._offer.prices_n @ design.weights)
+        columns_dm = directions(design.inverse, self._offer.queries_md)
+        scores_k = np.square(rows_kd @ columns_dm).mean(axis=1) * factor**2
+        return fair_price((1 - self._settings.fixed_share) * scores_k, 1.0, self._worth)
 
     def error_curve(self, budgets: Any, sigma2: float | None = None) -> np.ndarray:
         """Predict the excess test error σ² L / B of purchases for budgets.
@@ -308,14 +342,19 @@ class DAVED(BaseEstimator):
         -------
         numpy.ndarray
             (b,). For fewer records than features it is what the weights promise, and a set of
-            records cannot keep. With ``solver="greedy"`` it goes on from the purchase for the
+            records cannot keep. On top of `X_owned` it is what the same weights, times the budget,
+            promise. With ``solver="greedy"`` it goes on from the purchase for the
             budget that `fit` was given, as if that were repeated.
         """
         check_is_fitted(self)
         asked_b = to_vector(np.atleast_1d(np.asarray(budgets)), "budgets")
         if not (asked_b > 0).all():
             raise ValueError(f"budgets have to be positive, the least is {asked_b.min():g}")
-        return budget_curve(self.objective_, asked_b, 1.0 if sigma2 is None else sigma2)
+        noise = 1.0 if sigma2 is None else check_positive("sigma2", sigma2)
+        if not self._depends_on_budget:
+            return budget_curve(self.objective_, asked_b, noise)
+        shares_n = self.weights_ * self._offer.prices_n
+        return noise * promised_losses(self._offer, self._settings, shares_n, asked_b)
 
     def fit_resample(
         self, X_seller: Any, y_seller: Any, *, X_buyer: Any, budget: float, **fit_params: Any
@@ -345,7 +384,19 @@ class DAVED(BaseEstimator):
         bought_k = self.select(budget)
         return take(X_seller, bought_k), take(y_seller, bought_k)
 
-    def _set_names(self, reader: "_Reader") -> None:
+    @property
+    def _depends_on_budget(self) -> bool:
+        """Whether shares of the spending are best for one budget only: beside owned records."""
+        return self._offer.owned_dd is not None and self._settings.has_constant(self._offer)
+
+    def _design_for(self, budget: float) -> tuple[Design, bool]:
+        """Give the design that was kept, or another where it is for another budget."""
+        if not self._depends_on_budget or budget == self._spend:
+            return self._design
+        with _bar(self.progress, self.solver, int(self._settings.max_iter)) as on_step:
+            return solve(self._offer, self._settings, budget, on_step)
+
+    def _set_names(self, reader: Reader) -> None:
         self.features_ = reader.map
         for name in ("feature_names_in_", "n_features_in_"):
             self.__dict__.pop(name, None)
@@ -361,6 +412,11 @@ class DAVED(BaseEstimator):
         if self._groups is not None or self.solver == "greedy":
             self._keep_purchase(budget)
             return
+        if budget is None and self._depends_on_budget:
+            raise ValueError(
+                f"X_owned with solver={self.solver!r} needs a budget in fit: what is owned counts "
+                "against what is bought"
+            )
         # The design belongs to one unit of currency; a budget only says how many steps to make.
         spend = 1.0 if budget is None else check_budget(budget, offer.prices_n)
         is_open = budget is None and self.max_iter == "auto"
@@ -369,6 +425,7 @@ class DAVED(BaseEstimator):
         )
         # Whatever is bought later is bought by this run.
         self._settings = replace(self._settings, max_iter=most)
+        self._spend = spend
         with _bar(self.progress, self.solver, most) as on_step:
             self._design = solve(offer, self._settings, spend, on_step)
         design, is_priced = self._design
@@ -401,93 +458,32 @@ class DAVED(BaseEstimator):
     ) -> None:
         self.weights_, self.scores_ = weights_n, scores_n
         self.objective_, self.dual_gap_ = objective, gap
-        self.fair_price_ = fair_price(scores_n, 1.0, objective)
+        has_constant = self._settings.has_constant(self._offer)
+        self._worth = float(weights_n @ scores_n) if has_constant else objective
+        self.fair_price_ = fair_price(scores_n, 1.0, self._worth)
         self.history_, self.picks_ = run.history, run.picks
         self.n_iter_ = len(run.history)
 
 
 def _settings(estimator: DAVED) -> Settings:
-    """Take an estimator's settings; those that nothing else looks at are checked here."""
-    check_one_of("device", estimator.device, ("auto", "cpu"))
-    if estimator.ridge is not None:
-        check_one_of("ridge", estimator.ridge, ("decay",))
-    if estimator.chunk_size is not None:
-        check_count("chunk_size", estimator.chunk_size)
+    """Take an estimator's settings."""
     is_reference = estimator.compat == "reference"
     return Settings(
         solver=estimator.solver,
         step=estimator.step,
         max_iter=estimator.max_iter,
-        tol=check_positive("tol", estimator.tol),
+        tol=estimator.tol,
         cost_mode="paper" if is_reference else estimator.cost_mode,
         rounding=estimator.rounding,
         drop_floor=estimator.rounding == "sample",
         reg_lambda=estimator.reg_lambda,
+        ridge=estimator.ridge,
         compat=estimator.compat,
     )
 
 
-class _Reader:
-    """Records of sellers and of the buyer through the same features, with names matched."""
-
-    def __init__(self, estimator: DAVED) -> None:
-        self.map = _fresh_map(estimator)
-        self.takes_rows = _takes_rows(estimator.features)
-        self.names: tuple[str, ...] | None = None
-        self.width: int | None = None
-
-    def fit(self, sellers: Any) -> Frame:
-        """Fit the features to the sellers' records and give these."""
-        given = sellers
-        if self.takes_rows:
-            frame = to_frame(sellers, "X_seller")
-            self.names, self.width = frame.columns, _width(frame.values)
-            labels, given = frame.labels, frame.values
-            if self.width == 0:
-                raise ValueError(
-                    f"X_seller has 0 feature(s) (shape=({frame.n}, 0)) while a minimum of 1 is "
-                    "required."
-                )
-            check_sellers(given)
-        else:
-            labels = labels_of(sellers)
-            names, shape = names_of(sellers), tuple(getattr(sellers, "shape", ()))
-            self.names = tuple(names) if names and all(isinstance(n, str) for n in names) else None
-            _, self.width = shape if len(shape) == 2 else (None, None)
-        self.map.fit(given)
-        values = to_frame(self.map.transform(given), "X_seller").values
-        _, self.made = check_sellers(values)
-        return Frame(values, None, labels)
-
-    def rows(self, records: Any, name: str) -> np.ndarray:
-        """Give features of the buyer's records, (m, d) float64."""
-        given = records
-        if self.takes_rows:
-            given = align(to_frame(records, name), self.names, name).values
-            if _width(given) != self.width:
-                raise ValueError(
-                    f"{name} has {_width(given)} features, but DAVED is expecting {self.width} "
-                    "features as input: those of X_seller"
-                )
-        values = to_frame(self.map.transform(given), name).values
-        parts = values if isinstance(values, list) else [values]
-        rows_md = np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
-        return check_queries(rows_md, self.made, name)
-
-
-def _width(values: Any) -> int:
-    return int((values[0] if isinstance(values, list) else values).shape[1])
-
-
 def _is_transformer(features: Any) -> bool:
     return not isinstance(features, str | FeatureMap) and hasattr(features, "transform")
-
-
-def _takes_rows(features: Any) -> bool:
-    """Tell whether the features are made of rows of numbers, rather than of any records."""
-    if isinstance(features, str):
-        return features.partition(":")[0] in ("identity", "standardize", "minmax", "rff")
-    return isinstance(features, ArrayMap)
 
 
 def _fresh_map(estimator: DAVED) -> FeatureMap:

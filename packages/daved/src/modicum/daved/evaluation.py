@@ -132,7 +132,7 @@ def buyer_errors(
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of mean errors, and its interval (percentiles of the bootstrap over buyers)."""
+    """A ratio of mean errors, and its interval (percentiles of the bootstrap)."""
 
     value: float
     low: float
@@ -143,6 +143,7 @@ def error_ratio(
     errors_mb: np.ndarray,
     baseline_mb: np.ndarray,
     *,
+    folds_m: np.ndarray | None = None,
     rng: np.random.Generator,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
@@ -155,6 +156,10 @@ def error_ratio(
     ----------
     errors_mb, baseline_mb
         Errors of the same buyers at the same budgets.
+    folds_m
+        Which buyers met the same sellers, (m,) int. Then markets are drawn again with replacement,
+        and buyers within each, so that the interval allows for both; without it, or with one
+        market only, it speaks of other buyers on the same markets.
     rng
         Source of the resamples.
     resamples, level
@@ -163,14 +168,45 @@ def error_ratio(
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or there is not a number in `folds_m` for every buyer.
     """
     if errors_mb.shape != baseline_mb.shape:
         raise ValueError(
             f"errors {errors_mb.shape} and baseline {baseline_mb.shape} must have the same shape"
         )
+    if folds_m is not None and np.shape(folds_m) != (len(errors_mb),):
+        raise ValueError(
+            f"folds_m must have the shape ({len(errors_mb)},), one for every buyer, not"
+            f" {np.shape(folds_m)}"
+        )
     mine_m, theirs_m = errors_mb.mean(axis=1), baseline_mb.mean(axis=1)
-    drawn = rng.integers(len(mine_m), size=(resamples, len(mine_m)))
-    ratios = mine_m[drawn].mean(axis=1) / theirs_m[drawn].mean(axis=1)
+    if folds_m is None:
+        drawn = rng.integers(len(mine_m), size=(resamples, len(mine_m)))
+        ratios = mine_m[drawn].mean(axis=1) / theirs_m[drawn].mean(axis=1)
+    else:
+        drawn, counts = _drawn_in_folds(folds_m, resamples, rng)
+        ratios = (mine_m[drawn] * counts).sum(axis=1) / (theirs_m[drawn] * counts).sum(axis=1)
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
     return Ratio(float(mine_m.mean() / theirs_m.mean()), float(low), float(high))
+
+
+def _drawn_in_folds(
+    folds_m: np.ndarray, resamples: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw folds, and as many buyers of each as it has.
+
+    Returns
+    -------
+    drawn, counts
+        Buyers of every resample, and 1 where a draw counts; places beyond the size of a small fold
+        count 0.
+    """
+    _, numbers_m, sizes_f = np.unique(folds_m, return_inverse=True, return_counts=True)
+    by_fold_m = np.argsort(numbers_m, kind="stable")
+    starts_f = np.cumsum(sizes_f) - sizes_f
+    chosen = rng.integers(len(sizes_f), size=(resamples, len(sizes_f)))
+    sizes = sizes_f[chosen][..., None]
+    places = np.floor(rng.random((*chosen.shape, sizes_f.max())) * sizes).astype(np.int64)
+    counts = np.arange(sizes_f.max()) < sizes
+    drawn = by_fold_m[starts_f[chosen][..., None] + places]
+    return drawn.reshape(resamples, -1), counts.reshape(resamples, -1)

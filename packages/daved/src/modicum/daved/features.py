@@ -176,8 +176,12 @@ class Standardize(_Affine):
     def fit(self, records: Any) -> Self:
         """Find the mean and the standard deviation of rows, (n, d) or shards of them."""
         _, mean_d, squares_d, count = _moments(records)
+        low_d, high_d = _limits(records)
         deviation_d = np.sqrt(squares_d / count)
-        self.offset_, self.scale_ = mean_d, np.where(deviation_d > 0, deviation_d, 1.0)
+        # The rounded mean of equal values need not be one of them, and their deviation not 0.
+        varies_d = (high_d > low_d) & (deviation_d > 0)
+        self.offset_ = np.where(varies_d, mean_d, low_d)
+        self.scale_ = np.where(varies_d, deviation_d, 1.0)
         return self
 
 
@@ -194,13 +198,7 @@ class MinMax(_Affine):
 
     def fit(self, records: Any) -> Self:
         """Find the smallest and the largest value of rows, (n, d) or shards of them."""
-        low_d = high_d = None
-        for chunk in _chunks(records):
-            low, high = chunk.min(axis=0), chunk.max(axis=0)
-            low_d = low if low_d is None else np.minimum(low_d, low)
-            high_d = high if high_d is None else np.maximum(high_d, high)
-        if low_d is None or high_d is None:
-            raise ValueError("a map cannot be fitted to 0 rows; give at least one")
+        low_d, high_d = _limits(records)
         self.offset_, self.scale_ = low_d, np.where(high_d > low_d, high_d - low_d, 1.0)
         return self
 
@@ -561,10 +559,10 @@ def append_intercept(rows_nd: np.ndarray) -> np.ndarray:
 
 
 def logistic_row_weight(probabilities_n: Any) -> np.ndarray:
-    """Give √(p (1 - p)), (n,) float64: what rows are multiplied with for logistic regression.
+    """Give p (1 - p), (n,) float64: the weight of a record in logistic regression.
 
-    The information matrix of a logistic model is that of a linear one on rows so weighted, with
-    probabilities of a pilot model.
+    The information matrix of a logistic model is that of a linear one on rows times the roots of
+    these weights, with probabilities of a pilot model. They go to ``row_weight`` of a selection.
 
     Raises
     ------
@@ -578,7 +576,7 @@ def logistic_row_weight(probabilities_n: Any) -> np.ndarray:
         raise ValueError(
             f"probabilities lie within 0 and 1, number {where} is {found_n.flat[where]}"
         )
-    return np.asarray(np.sqrt(found_n * (1 - found_n)))
+    return np.asarray(found_n * (1 - found_n))
 
 
 def one_hot(labels_n: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -612,6 +610,18 @@ def _chunks(records: Any) -> Iterator[np.ndarray]:
     """Give rows in float64, some at a time."""
     pool = ArrayPool(records if is_shards(records) else _as_rows(records))
     return (rows_kd for _, rows_kd in pool.chunks())
+
+
+def _limits(records: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Give the smallest and the largest value of every column, (d,) both, in one pass."""
+    low_d = high_d = None
+    for chunk in _chunks(records):
+        low, high = chunk.min(axis=0), chunk.max(axis=0)
+        low_d = low if low_d is None else np.minimum(low_d, low)
+        high_d = high if high_d is None else np.maximum(high_d, high)
+    if low_d is None or high_d is None:
+        raise ValueError("a map cannot be fitted to 0 rows; give at least one")
+    return low_d, high_d
 
 
 def _moments(records: Any) -> tuple[int, np.ndarray, np.ndarray, int]:

@@ -20,6 +20,7 @@ __all__ = [
     "Frame",
     "align",
     "count",
+    "in_microseconds",
     "is_shards",
     "labels_of",
     "names_of",
@@ -125,7 +126,7 @@ def to_vector(data: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
     if found.ndim != 1:
         raise ValueError(f"{name} has shape {found.shape}; it needs one value per record, (n,)")
     try:
-        return found if dtype is None else found.astype(dtype, copy=False)
+        return in_microseconds(found) if dtype is None else found.astype(dtype, copy=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} holds something else than numbers: {error}") from None
 
@@ -184,7 +185,17 @@ def labels_of(data: Any) -> np.ndarray | None:
         return None
     # The index of a frame that nobody labelled says nothing that the position does not.
     is_default = hasattr(index, "step") and index.start == 0 and index.step == 1
-    return None if is_default else np.asarray(index)
+    return None if is_default else in_microseconds(np.asarray(index))
+
+
+def in_microseconds(values: np.ndarray) -> np.ndarray:
+    """Give dates and durations finer than Python has them in microseconds; all else as it is.
+
+    Finer ones are whole numbers, not dates, in a list.
+    """
+    kind = values.dtype.kind
+    is_fine = kind in "mM" and np.datetime_data(values.dtype)[0] in ("ns", "ps", "fs", "as")
+    return values.astype(f"{kind}8[us]") if is_fine else values
 
 
 def is_shards(data: Any) -> bool:
@@ -196,6 +207,7 @@ def count(data: Any) -> int:
     """Count the records of anything that `to_frame` reads."""
     if is_shards(data):
         return sum(count(shard) for shard in data)
+    data = _collected(data)
     if hasattr(data, "num_rows"):
         return int(data.num_rows)
     shape = getattr(data, "shape", None)
@@ -283,6 +295,9 @@ def _column(data: Any, column: Any) -> Any:
 def _from_columns(data: Any, names: list[str], name: str) -> Frame:
     if not names:
         raise ValueError(f"{name} has no columns")
+    twice = sorted({str(column) for column in names if names.count(column) > 1})
+    if twice:
+        raise ValueError(f"{name} has more than one column of the name {twice}; rename or drop one")
     source = data.with_format("numpy")[:] if _is_dataset(data) else data
     blocks, columns = [], []
     for column in names:

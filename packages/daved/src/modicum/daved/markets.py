@@ -6,7 +6,7 @@ generator that is handed in. scikit-learn is loaded by the first bundled table.
 Shapes: n sellers' rows, d features, m buyers (one query each), v labelled validation rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +14,15 @@ import numpy as np
 
 __all__ = [
     "BUNDLED",
+    "CORRUPTIONS",
     "QUALITIES",
     "Market",
+    "bundled_folds",
     "bundled_market",
+    "corrupt_labels",
     "gaussian_market",
     "inflate_rows",
+    "mislabelled_market",
     "priced_market",
 ]
 
@@ -34,6 +38,11 @@ QUALITIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "square": np.square,
 }
 """By how much a record of a price is less noisy than one of price 1."""
+
+CORRUPTIONS = ("noise", "shift")
+"""What `corrupt_labels` puts in the place of a label."""
+SHIFT = 2.0
+"""By how many standard deviations of the labels a shifted label is too high."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +164,94 @@ def priced_market(
     ValueError
         For an unknown quality.
     """
-    if quality not in QUALITIES:
-        raise ValueError(f"quality must be one of {sorted(QUALITIES)}, not {quality!r}")
-    prices_n = rng.choice(np.asarray(prices, dtype=np.float64), size=len(market.rows_nd))
-    noise_n = noise / QUALITIES[quality](prices_n)
+    prices_n, quality_n = _priced(len(market.rows_nd), quality, prices, rng)
+    noise_n = noise / quality_n
     labels_n = market.clean_n + noise_n * rng.standard_normal(len(prices_n))
     return replace(market, labels_n=labels_n, prices_n=prices_n, noise_var_n=np.square(noise_n))
+
+
+def mislabelled_market(
+    market: Market,
+    quality: str = "sqrt",
+    *,
+    prices: tuple[float, ...] = PRICES,
+    rng: np.random.Generator,
+) -> Market:
+    """Give every record a price as the published code does: labels are multiplied by the quality.
+
+    The features stay as they are, and so do the buyers' answers. A record of price 1 is right, and
+    the dearer a record is, the more its label is off: the reverse of `priced_market`.
+
+    Parameters
+    ----------
+    market
+        Where the rows and labels come from.
+    quality
+        How the factor grows with the price, one of `QUALITIES`.
+    prices
+        Prices to draw from, uniformly.
+    rng
+        Source of all randomness.
+
+    Raises
+    ------
+    ValueError
+        For an unknown quality.
+    """
+    prices_n, quality_n = _priced(len(market.rows_nd), quality, prices, rng)
+    return replace(market, labels_n=quality_n * market.labels_n, prices_n=prices_n)
+
+
+def _priced(
+    n: int, quality: str, prices: tuple[float, ...], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw prices and give the quality at each, (n,) both."""
+    if quality not in QUALITIES:
+        raise ValueError(f"quality must be one of {sorted(QUALITIES)}, not {quality!r}")
+    prices_n = rng.choice(np.asarray(prices, dtype=np.float64), size=n)
+    return prices_n, QUALITIES[quality](prices_n)
+
+
+def corrupt_labels(
+    market: Market, share: float, kind: str, rng: np.random.Generator
+) -> tuple[Market, np.ndarray]:
+    """Let some sellers deliver worthless labels; features and prices do not show which.
+
+    Parameters
+    ----------
+    market
+        Where everything else comes from.
+    share
+        Share of the records, from 0 to 1, rounded to whole records.
+    kind
+        ``"noise"``: Gaussian with the mean and the standard deviation of all labels, whatever the
+        features are. ``"shift"``: too high by two of these standard deviations.
+    rng
+        Source of all randomness.
+
+    Returns
+    -------
+    market, indices
+        A new market, and which records were corrupted, ascending.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind, or a share outside [0, 1].
+    """
+    if kind not in CORRUPTIONS:
+        raise ValueError(f"kind must be one of {', '.join(CORRUPTIONS)}, not {kind!r}")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be from 0 to 1, not {share!r}")
+    n = len(market.labels_n)
+    indices = np.sort(rng.choice(n, size=round(share * n), replace=False))
+    mean, spread = market.labels_n.mean(), market.labels_n.std()
+    labels_n = market.labels_n.copy()
+    if kind == "noise":
+        labels_n[indices] = mean + spread * rng.standard_normal(len(indices))
+    else:
+        labels_n[indices] += SHIFT * spread
+    return replace(market, labels_n=labels_n), indices
 
 
 def inflate_rows(
@@ -258,9 +349,7 @@ def bundled_market(
     ValueError
         For an unknown name, or where no row would be left to sell.
     """
-    if name not in _TABLES:
-        raise ValueError(f"name must be one of {', '.join(BUNDLED)}, not {name!r}")
-    rows, labels = _TABLES[name](rng)
+    rows, labels = _table(name, rng)
     if buyers + validation >= len(rows):
         raise ValueError(
             f"{name} has {len(rows)} rows; {buyers} buyers and {validation} validation rows leave"
@@ -268,8 +357,81 @@ def bundled_market(
         )
     mixed = rng.permutation(len(rows))
     buyer, judge, seller = np.split(mixed, [buyers, buyers + validation])
-    rows = _prepared(rows.astype(np.float64), seller)
-    labels = _standardised(labels.astype(np.float64), seller)
+    return _market(name, rows, labels, buyer, judge, seller)
+
+
+def bundled_folds(
+    name: str,
+    folds: int = 5,
+    *,
+    buyers: int | None = None,
+    validation: int = 30,
+    rng: np.random.Generator,
+) -> Iterator[Market]:
+    """Split a table as `bundled_market` does, but so that every row belongs to one fold's buyers.
+
+    The rows are dealt into folds at random. For each fold its rows are the buyers' queries, and the
+    rows of all other folds are the validation rows and the sellers'; preparation is by the sellers'
+    rows of that fold alone.
+
+    Parameters
+    ----------
+    name
+        One of `BUNDLED`.
+    folds
+        Number of folds, at least 2.
+    buyers
+        Buyers of every fold at most; the rest of the fold stays out of the market.
+    validation
+        Number of validation rows.
+    rng
+        Source of all randomness.
+
+    Yields
+    ------
+    Market
+        One for each fold.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, fewer than 2 folds or more than rows, no buyers, or where no row would
+        be left to sell.
+    """
+    rows, labels = _table(name, rng)
+    if not 2 <= folds <= len(rows):
+        raise ValueError(f"folds must be from 2 to the {len(rows)} rows of {name}, not {folds}")
+    if buyers is not None and buyers < 1:
+        raise ValueError(f"buyers must be positive, not {buyers}")
+    dealt = np.array_split(rng.permutation(len(rows)), folds)
+    if validation >= len(rows) - len(dealt[0]):
+        raise ValueError(
+            f"{name} has {len(rows)} rows; {folds} folds and {validation} validation rows leave"
+            " none to sell"
+        )
+    for number, fold in enumerate(dealt):
+        others = rng.permutation(np.concatenate([*dealt[:number], *dealt[number + 1 :]]))
+        judge, seller = np.split(others, [validation])
+        yield _market(name, rows, labels, fold[:buyers], judge, seller)
+
+
+def _table(name: str, rng: np.random.Generator) -> Table:
+    if name not in _TABLES:
+        raise ValueError(f"name must be one of {', '.join(BUNDLED)}, not {name!r}")
+    rows, labels = _TABLES[name](rng)
+    return rows.astype(np.float64), labels.astype(np.float64)
+
+
+def _market(
+    name: str,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    buyer: np.ndarray,
+    judge: np.ndarray,
+    seller: np.ndarray,
+) -> Market:
+    """Prepare a table by its sellers' rows and hand out its parts, given by their rows' numbers."""
+    rows, labels = _prepared(rows, seller), _standardised(labels, seller)
     return Market(
         name=name,
         rows_nd=rows[seller],

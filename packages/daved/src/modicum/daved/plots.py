@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.core.plots import COLOURS, GREY, look, new_axes
+from modicum.daved.theory import effective_sample_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +34,11 @@ __all__ = [
 
 PACKAGE = "modicum-daved"
 _MOST_POINTS = 5000
-"""Rows of a scatter; of more, evenly many are left out."""
+"""Rows of a scatter and points of a line; of more, evenly many are left out."""
+_FEW_POINTS = 500
+"""Points of a scatter up to which each is drawn as a shape; more become one image."""
+_LONGEST_NAME = 28
+"""Characters of a seller's name on an axis."""
 
 
 def _curve(name: str, values: Sequence[npt.ArrayLike], parts: tuple[int, ...]) -> list[np.ndarray]:
@@ -107,6 +112,7 @@ def acquisition_curve(
     figure = error_against_budget(curves, ylabel="test error", logarithmic=False)
     figure.axes[0].set_xlabel("rows removed, best first" if removal else "rows bought")
     figure.axes[0].set_yscale("log")
+    figure.axes[0].locator_params(axis="x", integer=True)
     return figure
 
 
@@ -125,7 +131,8 @@ def convergence(objective_T: npt.ArrayLike, gap_T: npt.ArrayLike) -> Figure:
     iterations = np.arange(len(objective))
     axes.plot(iterations, objective, label="objective", **look(0))
     seen = np.isfinite(gap) & (gap > 0)
-    axes.plot(iterations[seen], gap[seen], label="at most this above the optimum", **look(1))
+    if seen.any():
+        axes.plot(iterations[seen], gap[seen], label="at most this above the optimum", **look(1))
     axes.set_yscale("log")
     axes.set_xlabel("iteration")
     axes.set_ylabel("label variance per unit weight")
@@ -146,9 +153,10 @@ def concentration(weights_n: npt.ArrayLike) -> Figure:
     if not total > 0:
         raise ValueError(f"the weights have the sum {total}; it must be positive")
     share = np.cumsum(np.sort(weights)[::-1]) / total
-    effective = total**2 / np.square(weights).sum()
+    effective = effective_sample_size(weights)
+    shown = _thin(len(share), logarithmic=True)
     figure, axes = new_axes(PACKAGE)
-    axes.plot(np.arange(1, len(share) + 1), share, label="share of the weight", **look(0))
+    axes.plot(shown + 1, share[shown], label="share of the weight", **look(0))
     axes.axvline(
         effective, color=GREY, linestyle="--", linewidth=1, label=f"effective {effective:.3g} rows"
     )
@@ -160,9 +168,12 @@ def concentration(weights_n: npt.ArrayLike) -> Figure:
     return figure
 
 
-def _thin(count: int) -> np.ndarray:
-    """Give evenly spread indices, at most so many as a scatter can show."""
-    return np.unique(np.linspace(0, count - 1, min(count, _MOST_POINTS)).astype(np.int64))
+def _thin(count: int, *, logarithmic: bool = False) -> np.ndarray:
+    """Give evenly spread indices, at most so many as a picture can show, with both ends."""
+    if count <= _MOST_POINTS:
+        return np.arange(count)
+    spread = np.geomspace if logarithmic else np.linspace
+    return np.unique(np.round(spread(1, count, _MOST_POINTS) - 1).astype(np.int64))
 
 
 def price_against_fair_price(
@@ -183,9 +194,10 @@ def price_against_fair_price(
     bought = np.asarray(bought_k, dtype=np.int64)
     shown = _thin(len(prices))
     figure, axes = new_axes(PACKAGE)
-    axes.scatter(fair[shown], prices[shown], s=8, color=GREY, alpha=0.4, label="offered")
-    axes.scatter(fair[bought], prices[bought], s=18, color=COLOURS[1], label="bought")
-    ends = [prices.min(), max(prices.max(), fair.max())]
+    _dots(axes, fair[shown], prices[shown], s=8, color=GREY, alpha=0.4, label="offered")
+    _dots(axes, fair[bought], prices[bought], s=18, color=COLOURS[1], label="bought")
+    # From corner to corner of what is shown, and no further than the dots go.
+    ends = [prices.min(), prices.max()]
     axes.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, label="worth its price")
     axes.set_xlabel("fair price")
     axes.set_ylabel("price")
@@ -225,33 +237,41 @@ def projection(
         (queries - mean, 40, COLOURS[0], 1.0, "queries"),
     ):
         first, second = (points @ plane).T
-        axes.scatter(first, second, s=size, color=colour, alpha=alpha, label=label)
+        _dots(axes, first, second, s=size, color=colour, alpha=alpha, label=label)
     axes.set_xlabel("first principal component")
     axes.set_ylabel("second principal component")
     axes.legend(frameon=False, fontsize="small")
     return figure
 
 
-def _bars(names: Sequence[str], values: np.ndarray) -> tuple[Figure, Any]:
-    figure, axes = new_axes(PACKAGE)
-    axes.bar(range(len(names)), values, color=COLOURS[0])
-    axes.set_xticks(range(len(names)), names)
-    return figure, axes
+def _dots(axes: Any, x: np.ndarray, y: np.ndarray, **how: Any) -> None:
+    axes.scatter(x, y, rasterized=len(x) > _FEW_POINTS, **how)
 
 
 def spend_per_seller(spent: Mapping[str, float]) -> Figure:
-    """Draw what every seller is paid.
+    """Draw what every seller is paid, the first one on top.
 
     Parameters
     ----------
     spent
-        By seller the money, in the currency of the prices.
+        By seller the money, in the currency of the prices. Long names are cut.
     """
     if not spent:
         raise ValueError("there is no seller to draw")
-    figure, axes = _bars(list(spent), np.array(list(spent.values()), dtype=float))
-    axes.set_ylabel("spent")
+    places = np.arange(len(spent))
+    figure, axes = new_axes(PACKAGE, height=max(2.0, 0.9 + 0.28 * len(spent)))
+    axes.barh(places, list(spent.values()), color=COLOURS[0])
+    # A name with dollar signs is a name and no formula.
+    axes.set_yticks(places, list(map(_printable, spent)), parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("spent")
     return figure
+
+
+def _printable(name: str) -> str:
+    """Give a name as a picture can hold it: without control characters, not too long."""
+    shown = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
+    return shown if len(shown) <= _LONGEST_NAME else shown[: _LONGEST_NAME - 1] + "…"
 
 
 def coverage(coverage_m: npt.ArrayLike, *, warn_below: float = 0.99) -> Figure:
@@ -268,6 +288,7 @@ def coverage(coverage_m: npt.ArrayLike, *, warn_below: float = 0.99) -> Figure:
     figure, axes = new_axes(PACKAGE)
     axes.hist(shares, bins=20, range=(0, 1), color=COLOURS[0], label="queries")
     axes.axvline(warn_below, color=GREY, linestyle="--", linewidth=1, label="trusted from here")
+    axes.locator_params(axis="y", integer=True)
     axes.set_xlabel("share of a query in the sellers' span")
     axes.set_ylabel("queries")
     axes.legend(frameon=False, fontsize="small")

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["ArrayPool", "Pool", "ScaledPool", "as_pool"]
+__all__ = ["ArrayPool", "Pool", "ScaledPool", "SubsetPool", "as_pool", "grouped_scores", "unscaled"]
 
 # Values of one chunk of rows: 32 MB in float64.
 _VALUES_OF_A_CHUNK = 1 << 22
@@ -155,6 +155,12 @@ class ScaledPool:
         """Give the mean over m of the squared inner products, (n,) float64."""
         return self.pool.scores(directions_dm) * np.square(self.scale_n)
 
+    def grouped_scores(self, directions_dk: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+        """Give scores for groups of neighbouring columns, (g, n) float64."""
+        found_gn = grouped_scores(self.pool, directions_dk, sizes)
+        found_gn *= np.square(self.scale_n)
+        return found_gn
+
     def gram(self, weights_n: np.ndarray | None = None) -> np.ndarray:
         """Give the sum of w_j x_j x_j' of the scaled rows, (d, d) float64."""
         squares_n = np.square(self.scale_n)
@@ -167,6 +173,72 @@ class ScaledPool:
     def products(self, matrix_dk: np.ndarray) -> np.ndarray:
         """Give the scaled rows times a matrix, (n, k) float64."""
         return self.pool.products(matrix_dk) * self.scale_n[:, None]
+
+
+class SubsetPool:
+    """Some rows of a pool, read through it.
+
+    Its passes are over all rows of the pool: it is for what is left after a few were taken away.
+
+    Parameters
+    ----------
+    pool
+        Any pool.
+    indices
+        Positions of the rows in the pool, (n,), each once.
+    """
+
+    def __init__(self, pool: Pool, indices: np.ndarray) -> None:
+        self.pool = pool
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.n, self.d = len(self.indices), pool.d
+
+    def scores(self, directions_dm: np.ndarray) -> np.ndarray:
+        """Give the mean over m of the squared inner products, (n,) float64."""
+        return self.pool.scores(directions_dm)[self.indices]
+
+    def gram(self, weights_n: np.ndarray | None = None) -> np.ndarray:
+        """Give the sum of w_j x_j x_j' of these rows, (d, d) float64; every weight 1 without."""
+        of_all = np.zeros(self.pool.n)
+        of_all[self.indices] = 1.0 if weights_n is None else weights_n
+        return self.pool.gram(of_all)
+
+    def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Give rows, (k, d) float64, in the order asked for."""
+        return self.pool.rows(self.indices[np.asarray(indices, dtype=np.int64)])
+
+    def products(self, matrix_dk: np.ndarray) -> np.ndarray:
+        """Give these rows times a matrix, (n, k) float64."""
+        return self.pool.products(matrix_dk)[self.indices]
+
+
+def grouped_scores(pool: Pool, directions_dk: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Give scores for groups of neighbouring columns, (g, n) float64.
+
+    Parameters
+    ----------
+    pool
+        One with a method of this name is passed over once; any other once per group.
+    directions_dk
+        Columns of all groups, (d, k).
+    sizes
+        Numbers of columns of the groups, (g,), positive, with sum k.
+    """
+    own = getattr(pool, "grouped_scores", None)
+    if own is None:
+        parts = np.split(directions_dk, np.cumsum(sizes)[:-1], axis=1)
+        return np.stack([pool.scores(part) for part in parts])
+    found_gn: np.ndarray = own(directions_dk, sizes)
+    return found_gn
+
+
+def unscaled(pool: Pool) -> tuple[Pool, np.ndarray | None]:
+    """Give the pool beneath all scales that it is read through, and their product, (n,)."""
+    scale_n = None
+    while isinstance(pool, ScaledPool):
+        scale_n = pool.scale_n if scale_n is None else scale_n * pool.scale_n
+        pool = pool.pool
+    return pool, scale_n
 
 
 def as_pool(rows: Any, scale: np.ndarray | None = None, chunk_size: int | None = None) -> Pool:

@@ -30,6 +30,9 @@ BUDGET_TOLERANCE = 1e-9
 
 _FLOOR_TOLERANCE = 1e-9
 
+_DIGITS = 12
+"""Decimals of the largest value to which values are told apart."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -64,9 +67,22 @@ class Rules:
         return quotas or self.copies is not None
 
 
-def topk_ranking(weights_n: np.ndarray) -> np.ndarray:
-    """Rank records by weight, the largest first, ties by the smallest index, (n,)."""
-    return np.argsort(-np.asarray(weights_n), kind="stable")
+def topk_ranking(weights_n: np.ndarray, values_n: np.ndarray | None = None) -> np.ndarray:
+    """Rank records by weight, the largest first, (n,).
+
+    Parameters
+    ----------
+    weights_n
+        (n,).
+    values_n
+        What decides between equal weights, (n,), the largest first. Values count as equal where
+        they agree to 12 digits of the largest, as those of equal rows do. Ties that are left, and
+        all ties without values, go to the smallest index.
+    """
+    if values_n is None:
+        return np.argsort(-np.asarray(weights_n), kind="stable")
+    largest = float(np.abs(values_n).max(initial=0.0)) or 1.0
+    return np.lexsort((-np.round(values_n / largest, _DIGITS), -np.asarray(weights_n)))
 
 
 def sample_ranking(
@@ -101,17 +117,21 @@ def at_floor(shares_n: np.ndarray, floor: float) -> np.ndarray:
     return shares_n <= floor * (1 + _FLOOR_TOLERANCE)
 
 
-def pick_ranking(picks: np.ndarray, weights_n: np.ndarray) -> np.ndarray:
-    """Rank records by when they were picked first, (n,); the others follow by weight."""
+def pick_ranking(
+    picks: np.ndarray, weights_n: np.ndarray, values_n: np.ndarray | None = None
+) -> np.ndarray:
+    """Rank records by when they were picked first, (n,); the others follow as in `extend`."""
     _, first = np.unique(picks, return_index=True)
-    return extend(np.asarray(picks)[np.sort(first)], weights_n)
+    return extend(np.asarray(picks)[np.sort(first)], weights_n, values_n)
 
 
-def extend(order_k: np.ndarray, weights_n: np.ndarray) -> np.ndarray:
-    """Append to an order all other records by weight, (n,)."""
+def extend(
+    order_k: np.ndarray, weights_n: np.ndarray, values_n: np.ndarray | None = None
+) -> np.ndarray:
+    """Append to an order all other records, ranked as by `topk_ranking`, (n,)."""
     others = np.ones(len(weights_n), dtype=bool)
     others[order_k] = False
-    by_weight = topk_ranking(weights_n)
+    by_weight = topk_ranking(weights_n, values_n)
     found: np.ndarray = np.concatenate([order_k, by_weight[others[by_weight]]])
     return found.astype(np.int64)
 

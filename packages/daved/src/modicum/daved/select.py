@@ -25,6 +25,8 @@ from modicum.daved.acquisition import (
     solve,
 )
 from modicum.daved.design import directions, pseudo_inverse
+from modicum.daved.features import make_features
+from modicum.daved.reading import Place, Reader
 from modicum.daved.selection import Selection
 from modicum.daved.solvers.base import Step
 
@@ -52,14 +54,18 @@ def select(
     min_per_group: int | None = None,
     X_owned: Any = None,
     noise_var: Any = None,
+    row_weight: Any = None,
     prior: float | None = None,
     reg_lambda: float = 0.0,
+    ridge: str | None = None,
     features: Any = "identity",
     normalize: str = "none",
     max_norm: float | None = None,
     fit_intercept: bool = False,
     compat: str | None = None,
     random_state: int | np.random.Generator | None = None,
+    device: Any = "auto",
+    dtype: Any = "float32",
     chunk_size: int | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Selection:
@@ -93,16 +99,17 @@ def select(
         scores by prices and searches steps as if there were none: where prices differ, a line
         search then stops away from the optimum.
     rounding
-        ``"topk"``: by weight, ties by the smallest index; ``"sample"``: drawn without replacement
-        in proportion to the weights; ``"greedy"``: greedy purchases among the records that the
-        solver picked.
+        ``"topk"``: by weight, then those that the solver never picked, by their score per price;
+        ties that are left go to the smallest index. ``"sample"``: drawn without replacement in
+        proportion to the weights. ``"greedy"``: greedy purchases among the records that the solver
+        picked.
     fill
         Whether records that do not fit any more are skipped; else the first one ends the purchase.
     drop_floor
-        Whether records that were never picked come after all others. By default only in
-        ``rounding="sample"``; by weight they come last anyway where prices are equal.
+        Whether ``rounding="sample"`` draws records that were never picked after all others, as it
+        does by default; ``"topk"`` always puts them last.
     unique
-        Whether of equal rows only one is bought.
+        Whether of equal rows only one is bought. It reads all rows into memory.
     repeat
         Whether ``"fw"`` may pick a record again.
     groups
@@ -110,21 +117,42 @@ def select(
     max_per_group, min_per_group
         Quotas: most and fewest records of every group, sold one by one.
     X_owned
-        Rows that the buyer has, (o, d); for greedy purchases.
+        Rows that the buyer has, (o, d), of unit noise, on top of which records are bought: by
+        ``"greedy"``, and by ``"fw"`` and ``"multiplicative"``, whose objective is then
+        (1/m) Σ q' (X_owned' X_owned + Σ w_j x_j x_j')⁻¹ q. ``"fw"`` then takes up to 1024 features.
     noise_var
         Variance of each record's label noise relative to the others, (n,).
+    row_weight
+        Weight of each record, (n,), at least 0, as in a generalised linear model: the information
+        of a record is row_weight x x'. Of a logistic model it is p (1 - p) with the probability p
+        of a pilot model: `modicum.daved.features.logistic_row_weight`.
     prior
         Prior precision of greedy purchases; by default .05 times the rows' mean squared norm.
     reg_lambda
-        Share λ in [0, 1) of a diagonal matrix of the features' standard deviations in the initial
-        information of ``"fw"``, which decays with every step.
+        Share λ in [0, 1) of a diagonal matrix R of the features' standard deviations in the
+        information, (1 - λ) M + λ R.
+    ridge
+        ``"decay"``, and so None, for ``"fw"``: R is in the initial information only and its share
+        shrinks with every step, as in the published code. ``"fixed"``, for ``"fw"`` with up to 1024
+        features and ``"multiplicative"``: it stays, and objective, scores and certificate are those
+        of (1 - λ) M(w) + λ R. The purchase then depends on the features' scales.
     features, normalize, max_norm, fit_intercept
-        As for `modicum.daved.features.make_features`; fitted to the sellers' rows.
+        As for `modicum.daved.features.make_features`; fitted to the sellers' rows. Maps of rows of
+        numbers see what `modicum.daved.frames.to_frame` reads, with columns matched by name; other
+        maps and functions see the records as they are given.
     compat
         ``"reference"`` follows the published code: see `FrankWolfe`; prices by the paper's rule,
         ties by the largest index, spending below the budget up to the first that does not fit.
     random_state
         Seed of ``rounding="sample"``.
+    device, dtype
+        Where rows are scored. ``"auto"``: a tensor on another device than the CPU stays there;
+        other rows go to a GPU where there is one with twice the memory that they need and they
+        have at least 4,194,304 values; else NumPy scores them in float64. ``"cpu"``: NumPy in
+        float64, for a tensor torch. ``"cuda"``, ``"cuda:1"`` or a ``torch.device``: there. What is
+        not scored by NumPy is kept in `dtype`: ``"float32"``, ``"float64"``, ``"float16"`` or
+        ``"bfloat16"``. Rows on another device are never copied to the CPU as a whole: `features`
+        are refused for them.
     chunk_size
         Rows that are read at once.
     on_step
@@ -139,6 +167,8 @@ def select(
     ------
     ValueError
         If an argument is not valid; the message names it.
+    ImportError
+        If a device is named that needs torch, and torch is missing.
     InfeasibleBudgetError
         If nothing is affordable, or the budget does not buy the fewest records of every group.
 
@@ -163,12 +193,10 @@ def select(
         X,
         Q,
         costs,
+        _reader(features, normalize, max_norm, fit_intercept, device, dtype),
         noise_var=noise_var,
+        row_weight=row_weight,
         X_owned=X_owned,
-        features=features,
-        normalize=normalize,
-        max_norm=max_norm,
-        fit_intercept=fit_intercept,
         chunk_size=chunk_size,
     )
     settings = Settings(
@@ -182,6 +210,7 @@ def select(
         repeat=repeat,
         prior=prior,
         reg_lambda=reg_lambda,
+        ridge=ridge,
         compat=compat,
     )
     settings.check(offer)
@@ -202,17 +231,22 @@ def score(
     solver: str = "one_step",
     max_iter: int = STEPS_WITHOUT_A_BUDGET,
     tol: float = 1e-3,
+    row_weight: Any = None,
     features: Any = "identity",
     normalize: str = "none",
     max_norm: float | None = None,
     fit_intercept: bool = False,
+    device: Any = "auto",
+    dtype: Any = "float32",
     chunk_size: int | None = None,
 ) -> np.ndarray:
     """Say what each record is worth to these queries.
 
     Parameters
     ----------
-    X, Q, costs, tol, features, normalize, max_norm, fit_intercept, chunk_size
+    X, Q, costs, tol, row_weight
+        As for `select`.
+    features, normalize, max_norm, fit_intercept, device, dtype, chunk_size
         As for `select`.
     solver
         Whose design the scores belong to: ``"one_step"``, ``"fw"``, ``"multiplicative"`` or
@@ -231,10 +265,8 @@ def score(
         X,
         Q,
         costs,
-        features=features,
-        normalize=normalize,
-        max_norm=max_norm,
-        fit_intercept=fit_intercept,
+        _reader(features, normalize, max_norm, fit_intercept, device, dtype),
+        row_weight=row_weight,
         chunk_size=chunk_size,
     )
     validation.check_one_of("solver", solver, [name for name in SOLVERS if name != "greedy"])
@@ -247,3 +279,19 @@ def score(
         design, is_priced = solve(offer, settings, 1.0, None)
         scores_n = in_budget(design, offer.prices_n, 1.0, is_priced).scores
     return scores_n if costs is None else scores_n / offer.prices_n
+
+
+def _reader(
+    features: Any,
+    normalize: str,
+    max_norm: float | None,
+    fit_intercept: bool,
+    device: Any,
+    dtype: Any,
+) -> Reader:
+    shape: dict[str, Any] = {
+        "normalize": normalize,
+        "max_norm": max_norm,
+        "fit_intercept": fit_intercept,
+    }
+    return Reader(make_features(features, **shape), Place(device, dtype))

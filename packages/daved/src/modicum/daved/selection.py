@@ -1,7 +1,7 @@
 """What a selection gives back: what to buy, what it costs, what it is worth, how good it can be.
 
 A `Selection` holds numbers only and knows nothing of how they were found. It goes into JSON and
-comes back equal; its purchase plan goes into CSV.
+comes back equal; its purchase plan goes into CSV and Parquet.
 
 Shapes: n records, m queries, k bought.
 """
@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from modicum.daved.solvers.base import Step
+from modicum.daved.validation import check_positive
 
 __all__ = ["PlanRow", "Selection"]
 
@@ -170,6 +171,7 @@ class Selection:
         with fewer records than features no other finite prediction holds for a set. The objective
         of the relaxed design is a different number.
         """
+        check_positive("sigma2", sigma2)
         prices_k = self.prices[self.indices]
         columns = (
             self.indices.tolist(),
@@ -213,7 +215,7 @@ class Selection:
             found[name] = np.asarray(found[name], dtype=kind)
         found["history"] = tuple(Step(**step) for step in found["history"])
         if found["labels"] is not None:
-            found["labels"] = np.asarray(found["labels"])
+            found["labels"] = _array_of(found["labels"])
         if found["lots"] is not None:
             found["lots"] = tuple(found["lots"])
         return cls(**found)
@@ -260,6 +262,38 @@ class Selection:
         if path is not None:
             write_atomic(path, text.getvalue())
         return text.getvalue()
+
+    def to_parquet(self, path: Any, sigma2: float = 1.0) -> None:
+        """Write the purchase plan as a Parquet file with the columns of `PlanRow`, always whole.
+
+        Parameters
+        ----------
+        path
+            Where to write it; it ends in .parquet.
+        sigma2
+            Variance of the label noise.
+
+        Raises
+        ------
+        ValueError
+            If the path ends otherwise.
+        ImportError
+            Without pyarrow: ``pip install "modicum-daved[parquet]"``.
+        """
+        from modicum.daved.integrations.tables import write_plan
+
+        if Path(path).suffix != ".parquet":
+            raise ValueError(f"path has to end in .parquet, not {str(path)!r}")
+        write_plan(path, self, sigma2)
+
+
+def _array_of(labels: list[Any]) -> np.ndarray:
+    """Give labels as an array that does not turn them into those of one type."""
+    if len({type(label) for label in labels}) == 1:
+        return np.asarray(labels)
+    found_n = np.empty(len(labels), dtype=object)
+    found_n[:] = labels
+    return found_n
 
 
 def _plain(labels: Any) -> list[Any]:

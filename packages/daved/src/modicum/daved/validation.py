@@ -34,7 +34,9 @@ __all__ = [
     "check_positive",
     "check_prices",
     "check_queries",
+    "check_row_weight",
     "check_sellers",
+    "check_squares",
     "warn_coverage",
     "warn_few_gains",
     "warn_many_queries",
@@ -133,7 +135,9 @@ def check_fraction(name: str, value: Any) -> float:
 
 
 def check_finite(name: str, values: Any) -> None:
-    """Refuse nan and infinity in an (n, d) array or memory map, or in a list of them.
+    """Refuse nan and infinity in an (n, d) array, memory map or tensor, or in a list of them.
+
+    Of a tensor only what is wrong leaves its device.
 
     Raises
     ------
@@ -144,10 +148,9 @@ def check_finite(name: str, values: Any) -> None:
     for shard in values if isinstance(values, list | tuple) else [values]:
         step = max(1, _VALUES_OF_A_CHUNK // max(1, int(np.prod(shard.shape[1:]))))
         for begin in range(0, len(shard), step):
-            bad = ~np.isfinite(np.asarray(shard[begin : begin + step]))
-            found = int(bad.sum())
+            found, place = _not_finite(shard[begin : begin + step])
             if found and first is None:
-                row, *rest = np.argwhere(bad)[0].tolist()
+                row, *rest = place
                 first = (start + begin + row, *rest)
             count += found
         start += len(shard)
@@ -159,13 +162,22 @@ def check_finite(name: str, values: Any) -> None:
         )
 
 
+def _not_finite(block: Any) -> tuple[int, list[int]]:
+    """Count what is not finite, and say where the first of it is."""
+    if hasattr(block, "detach"):
+        bad = ~block.isfinite()
+        return int(bad.sum()), bad.nonzero()[0].tolist() if bad.any() else []
+    bad = ~np.isfinite(np.asarray(block))
+    return int(bad.sum()), np.argwhere(bad)[0].tolist() if bad.any() else []
+
+
 def check_sellers(values: Any, name: str = "X_seller") -> tuple[int, int]:
     """Check the sellers' rows and count them.
 
     Parameters
     ----------
     values
-        (n, d) of a real type, or a list of such shards.
+        (n, d) of a real type, an array or a tensor, or a list of such shards.
     name
         What error messages call them.
 
@@ -225,17 +237,42 @@ def check_queries(
             f"{name} has {len(empty)} rows of zeros, the first at {empty[0]}; no data help a "
             "query of zeros: drop them"
         )
+    norms_m = np.sqrt(np.einsum("md,md->m", queries_md, queries_md))
+    check_squares(name, np.where(norms_m > 0, norms_m, np.inf))
     return queries_md
 
 
 def _check_size(name: str, rows: int, features: int) -> None:
     if rows == 0:
         raise ValueError(
-            f"{name} has 0 sample(s) (shape=(0, {features})) while a minimum of 1 is required"
+            f"{name} has 0 sample(s) (shape=(0, {features})) while a minimum of 1 is required."
         )
     if features == 0:
         raise ValueError(
-            f"{name} has 0 feature(s) (shape=({rows}, 0)) while a minimum of 1 is required"
+            f"{name} has 0 feature(s) (shape=({rows}, 0)) while a minimum of 1 is required."
+        )
+
+
+def check_squares(name: str, norms: np.ndarray) -> None:
+    """Refuse rows so long or so short that the squares of their values leave float64.
+
+    Parameters
+    ----------
+    name
+        What error messages call the rows.
+    norms
+        Their norms, computed by squares.
+
+    Raises
+    ------
+    ValueError
+        If one is infinite.
+    """
+    wrong = np.flatnonzero(~np.isfinite(norms))
+    if len(wrong):
+        raise ValueError(
+            f"{name} has {len(wrong)} rows whose squared values are beyond float64, the first at "
+            f"{wrong[0]}; scale the features of sellers and buyer alike"
         )
 
 
@@ -262,13 +299,43 @@ def check_noise(noise_var: Any, n: int, name: str = "noise_var") -> np.ndarray:
     return _positive_values(name, noise_var, n, "variance")
 
 
-def _positive_values(name: str, values: Any, n: int, what: str) -> np.ndarray:
+def check_row_weight(row_weight: Any, n: int, name: str = "row_weight") -> np.ndarray:
+    """Check one weight per record, as of a generalised linear model.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float64; a record of weight 0 has no information.
+
+    Raises
+    ------
+    ValueError
+        If the number is wrong, a weight is negative or not finite, or all are 0.
+    """
+    found_n = _values(name, row_weight, n, "weight")
+    wrong = np.flatnonzero(found_n < 0)
+    if len(wrong):
+        raise ValueError(
+            f"{name} has {len(wrong)} values below 0, the first is {found_n[wrong[0]]} at "
+            f"{wrong[0]}; a weight is at least 0"
+        )
+    if not found_n.any():
+        raise ValueError(f"{name} is 0 for all of the {n} records: none has any information")
+    return found_n
+
+
+def _values(name: str, values: Any, n: int, what: str) -> np.ndarray:
     found_n = np.asarray(values, dtype=np.float64)
     if found_n.shape != (n,):
         raise ValueError(
             f"{name} has shape {found_n.shape}; it needs one {what} for each of the {n} records"
         )
     check_finite(name, found_n)
+    return found_n
+
+
+def _positive_values(name: str, values: Any, n: int, what: str) -> np.ndarray:
+    found_n = _values(name, values, n, what)
     wrong = np.flatnonzero(found_n <= 0)
     if len(wrong):
         raise ValueError(
@@ -330,15 +397,34 @@ def check_groups(groups: Any, n: int, name: str = "groups") -> tuple[np.ndarray,
         If the number is wrong, or labels are missing.
     """
     values_n = np.asarray(groups)
+    if values_n.shape == (n, 1):
+        values_n = values_n[:, 0]
     if values_n.shape != (n,):
         raise ValueError(
             f"{name} has shape {values_n.shape}; it needs one group for each of the {n} records"
         )
-    missing = values_n != values_n
+    missing = _missing(values_n)
     if missing.any():
         raise ValueError(f"{name} has no group for the record at {int(np.argmax(missing))}")
-    labels, codes_n = np.unique(values_n, return_inverse=True)
+    try:
+        labels, codes_n = np.unique(values_n, return_inverse=True)
+    except TypeError:
+        kinds = sorted({type(value).__name__ for value in values_n})
+        raise ValueError(f"{name} mixes labels of types {kinds}; take one type") from None
     return labels, codes_n
+
+
+def _missing(values_n: np.ndarray) -> np.ndarray:
+    """Say which labels are nan, or what libraries of frames write for missing, (n,) bool."""
+    if values_n.dtype.kind != "O":
+        return np.asarray(values_n != values_n)
+    kinds = ("NoneType", "NAType", "NaTType")
+    return np.array(
+        [
+            type(value).__name__ in kinds or (isinstance(value, float) and math.isnan(value))
+            for value in values_n
+        ]
+    )
 
 
 def check_lot_prices(prices_n: np.ndarray, codes_n: np.ndarray, labels: Any = None) -> np.ndarray:

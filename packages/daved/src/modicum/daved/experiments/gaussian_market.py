@@ -31,10 +31,14 @@ from modicum.daved.evaluation import (
 )
 from modicum.daved.experiments._shared import (
     bought_orders,
+    drawn_over,
+    folds_of,
     peer_orders,
     per_buyer,
+    published_order,
+    purchase_order,
+    stopped_after,
     verdict,
-    weights_after,
 )
 from modicum.daved.markets import Market, gaussian_market
 from modicum.daved.peers.base import Peer
@@ -44,8 +48,8 @@ from modicum.daved.peers.knn_shapley import KNNShapley, KNNShapleyRegression
 from modicum.daved.peers.lava import LAVA
 from modicum.daved.peers.leverage import Leverage
 from modicum.daved.peers.nearest import Nearest
-from modicum.daved.rounding import topk_ranking
-from modicum.daved.solvers.base import Problem
+from modicum.daved.pool import ArrayPool
+from modicum.daved.solvers.base import Design, Problem, Solver
 from modicum.daved.solvers.frank_wolfe import FrankWolfe
 from modicum.daved.solvers.greedy import Greedy
 from modicum.daved.solvers.one_step import OneStep
@@ -127,9 +131,11 @@ class Outcome:
     shared: dict[int, dict[str, np.ndarray]]
 
 
-def _design_orders(market: Market, solver: Any) -> Orders:
+def _design_orders(
+    market: Market, solver: Solver, order: Callable[[Design], np.ndarray] = purchase_order
+) -> Orders:
     designs = per_buyer(market, lambda pool, queries_qd: solver.solve(Problem(pool, queries_qd)))
-    return [topk_ranking(design.weights) for design in designs]
+    return [order(design) for design in designs]
 
 
 def methods(market: Market, models: int, rng: np.random.Generator) -> dict[str, Callable[[], Any]]:
@@ -147,7 +153,7 @@ def methods(market: Market, models: int, rng: np.random.Generator) -> dict[str, 
     return {
         RANDOM: lambda: random_orders(market, rng),
         REFERENCE: lambda: _design_orders(
-            market, FrankWolfe(max_iter=LONG_STEPS, compat="reference")
+            market, FrankWolfe(max_iter=LONG_STEPS, compat="reference"), published_order
         ),
         MULTI: lambda: _design_orders(market, FrankWolfe(max_iter=STEPS, tol=0.0)),
         SINGLE: lambda: _design_orders(market, OneStep()),
@@ -162,9 +168,12 @@ def _steps_orders(market: Market) -> tuple[dict[int, Orders], float]:
     solver = FrankWolfe(max_iter=max(STEPS_TRIED), tol=0.0)
     designs = per_buyer(market, lambda pool, queries_qd: solver.solve(Problem(pool, queries_qd)))
     seconds = time.perf_counter() - start
-    n = len(market.rows_nd)
+    pool = ArrayPool(market.rows_nd)
     orders: dict[int, Orders] = {
-        steps: [topk_ranking(weights_after(design.history, n, steps)) for design in designs]
+        steps: [
+            purchase_order(stopped_after(pool, query_d[None], design, steps))
+            for query_d, design in zip(market.queries_md, designs, strict=True)
+        ]
         for steps in STEPS_TRIED
     }
     return orders, seconds
@@ -221,14 +230,18 @@ def _joined(errors: Sequence[Mapping[Any, np.ndarray]]) -> dict[Any, np.ndarray]
     return {key: np.concatenate([one[key] for one in errors]) for key in errors[0]}
 
 
-def _ratio(mine_mb: np.ndarray, theirs_mb: np.ndarray) -> Ratio:
-    return error_ratio(mine_mb, theirs_mb, rng=np.random.default_rng(0))
+def _folds(setting: Setting) -> np.ndarray:
+    return folds_of(setting.markets, setting.buyers)
+
+
+def _ratio(setting: Setting, mine_mb: np.ndarray, theirs_mb: np.ndarray) -> Ratio:
+    return error_ratio(mine_mb, theirs_mb, folds_m=_folds(setting), rng=np.random.default_rng(0))
 
 
 def claims(setting: Setting, outcome: Outcome, *, quick: bool) -> list[Claim]:
     """Judge the designs and the peers that need a validation set on markets of one size."""
     errors = outcome.errors
-    to_random = {name: _ratio(mine, errors[RANDOM]) for name, mine in errors.items()}
+    to_random = {name: _ratio(setting, mine, errors[RANDOM]) for name, mine in errors.items()}
     best_peer = min(BY_VALIDATION, key=lambda name: to_random[name].value)
     last = {name: mine[:, -1:] for name, mine in errors.items()}
     listed = [
@@ -243,7 +256,7 @@ def claims(setting: Setting, outcome: Outcome, *, quick: bool) -> list[Claim]:
         (
             "multi_step_beats_single",
             "Frank-Wolfe's purchases have a lower error than those of a single step.",
-            _ratio(errors[MULTI], errors[SINGLE]),
+            _ratio(setting, errors[MULTI], errors[SINGLE]),
             1.0,
             False,
             f"{MULTI}, over {SINGLE}",
@@ -267,7 +280,7 @@ def claims(setting: Setting, outcome: Outcome, *, quick: bool) -> list[Claim]:
         (
             f"greedy_at_{BUDGETS[-1]}",
             f"At {BUDGETS[-1]} rows the greedy design has next to no error.",
-            _ratio(last[GREEDY], last[RANDOM]),
+            _ratio(setting, last[GREEDY], last[RANDOM]),
             GREEDY_MOST_AT_LAST,
             False,
             GREEDY,
@@ -282,9 +295,8 @@ def claims(setting: Setting, outcome: Outcome, *, quick: bool) -> list[Claim]:
             (ratio.low, ratio.high),
             verdict(ratio, limit, at_least=at_least, quick=quick),
             "ratio of errors",
-            f"{subject}; n = {setting.n:,}, {len(errors[RANDOM])} buyers on {setting.markets}"
-            f" market(s); holds if {'at least' if at_least else 'at most'} {limit:g}. 95 %,"
-            " bootstrap over buyers, who share markets.",
+            f"{subject}; n = {setting.n:,}; holds if {'at least' if at_least else 'at most'}"
+            f" {limit:g}. {drawn_over(_folds(setting), 'market')}",
         )
         for name, statement, ratio, limit, at_least, subject in listed
     ]
@@ -295,14 +307,14 @@ def tables(setting: Setting, outcome: Outcome) -> list[Table]:
     size = f"n = {setting.n:,}"
     rows: list[list[Any]] = []
     for name, mine in outcome.errors.items():
-        ratio = _ratio(mine, outcome.errors[RANDOM])
+        ratio = _ratio(setting, mine, outcome.errors[RANDOM])
         sees = SEES.get(name, "features, query")
         row = [name, sees, float(mine.mean()), ratio.value, ratio.low, ratio.high]
         rows.append([*row, float(mine[:, -1].mean()), outcome.seconds[name]])
     columns = ["method", "sees", "mean error", "ratio to random", "95 % low", "95 % high"]
     columns += [f"error at {BUDGETS[-1]}", "seconds, all buyers"]
     steps = [
-        [taken, float(mine.mean()), _ratio(mine, outcome.errors[RANDOM]).value]
+        [taken, float(mine.mean()), _ratio(setting, mine, outcome.errors[RANDOM]).value]
         for taken, mine in outcome.by_steps.items()
     ]
     large = [
@@ -310,7 +322,7 @@ def tables(setting: Setting, outcome: Outcome) -> list[Table]:
         for name, mine in outcome.large.items()
     ]
     shared = [
-        [buyers, *(_ratio(mine[name], mine[RANDOM]).value for name in (MULTI, GREEDY))]
+        [buyers, *(_ratio(setting, mine[name], mine[RANDOM]).value for name in (MULTI, GREEDY))]
         for buyers, mine in outcome.shared.items()
     ]
     return [

@@ -15,11 +15,17 @@ import numpy as np
 
 from modicum.core.device import numpy_generator
 from modicum.core.experiment import Claim, Result, RunContext, Table
-from modicum.core.stats import bootstrap_interval
-from modicum.daved.experiments._shared import per_buyer
+from modicum.daved.evaluation import Ratio
+from modicum.daved.experiments._shared import (
+    drawn_over,
+    folds_of,
+    mean_of,
+    per_buyer,
+    purchase_order,
+    verdict,
+)
 from modicum.daved.features import clip_norms, normalize_rows
 from modicum.daved.markets import Market, gaussian_market, inflate_rows
-from modicum.daved.rounding import topk_ranking
 from modicum.daved.solvers.base import Problem
 from modicum.daved.solvers.frank_wolfe import FrankWolfe
 
@@ -56,12 +62,12 @@ def shares(market: Market, inflated: np.ndarray) -> np.ndarray:
     """Give the share of every buyer's purchases that are among some rows, (m,)."""
     solver = FrankWolfe(max_iter=STEPS)
     designs = per_buyer(market, lambda pool, queries_qd: solver.solve(Problem(pool, queries_qd)))
-    bought = [topk_ranking(design.weights)[:PICKS] for design in designs]
+    bought = [purchase_order(design)[:PICKS] for design in designs]
     return np.isin(np.array(bought), inflated).mean(axis=1)
 
 
 def play(setting: Setting, markets: int, buyers: int, seed: int) -> np.ndarray:
-    """Give the mean share of every market, (markets,)."""
+    """Give the share of every buyer on every market, (markets * buyers,)."""
     found = []
     for index in range(markets):
         # The same markets and the same seller for every factor and remedy.
@@ -75,44 +81,61 @@ def play(setting: Setting, markets: int, buyers: int, seed: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def claims(found: dict[Setting, np.ndarray]) -> list[Claim]:
-    """Judge the growth with the factor and every remedy at the largest factor."""
+def claims(found: dict[Setting, np.ndarray], markets: int, *, quick: bool) -> list[Claim]:
+    """Judge the growth with the factor and every remedy at the largest factor.
+
+    Parameters
+    ----------
+    found
+        By setting the shares of all buyers, market after market, (m,).
+    markets
+        How many markets there are, with equally many buyers each.
+    quick
+        As for `verdict`.
+    """
     lengths = next(iter(LENGTHS))
     bare = [found[Setting(lengths, factor, "none")] for factor in FACTORS]
     means = [float(share_m.mean()) for share_m in bare]
+    folds_m = folds_of(markets, len(bare[-1]) // markets)
+    most = mean_of(bare[-1], folds_m)
+    nearly_all = verdict(most, 1 - MOST, at_least=True, quick=quick)
     listed = [
         _claim(
             "inflation_pays",
             f"Multiplying {INFLATED} of {ROWS} rows by {FACTORS[-1]:g} lets them take nearly all"
             " purchases.",
-            bare[-1],
-            means == sorted(means) and means[-1] > 1 - MOST,
-            f"Holds if rising with the factor and at last above {1 - MOST:g}. ",
+            most,
+            nearly_all if means == sorted(means) else False,
+            f"Holds if rising with the factor and at last at least {1 - MOST:g}.",
+            folds_m,
         )
     ]
     for remedy in list(REMEDIES)[1:]:
-        share_m = found[Setting(lengths, FACTORS[-1], remedy)]
+        share = mean_of(found[Setting(lengths, FACTORS[-1], remedy)], folds_m)
         listed.append(
             _claim(
                 "remedy_" + remedy.replace(" ", "_"),
                 f"With {remedy} the inflated rows take no more than their share, about.",
-                share_m,
-                float(share_m.mean()) <= MOST,
-                f"Factor {FACTORS[-1]:g}; holds if at most {MOST:g}. ",
+                share,
+                verdict(share, MOST, quick=quick),
+                f"Factor {FACTORS[-1]:g}; holds if at most {MOST:g}.",
+                folds_m,
             )
         )
     return listed
 
 
-def _claim(name: str, statement: str, share_m: np.ndarray, holds: bool, note: str) -> Claim:
-    interval = _interval(share_m)
-    note += f"{len(share_m)} buyers, {PICKS} purchases each; 95 %, bootstrap over buyers."
-    return Claim(name, statement, None, share_m.mean(), interval, holds, "share", note)
-
-
-def _interval(share_m: np.ndarray) -> tuple[float, float]:
-    low, high = bootstrap_interval(share_m, rng=0)
-    return float(low), float(high)
+def _claim(
+    name: str,
+    statement: str,
+    share: Ratio,
+    holds: bool | None,
+    note: str,
+    folds_m: np.ndarray,
+) -> Claim:
+    note += f" {PICKS} purchases each, {drawn_over(folds_m, 'market')}"
+    interval = (share.low, share.high)
+    return Claim(name, statement, None, share.value, interval, holds, "share", note)
 
 
 def run(ctx: RunContext) -> Result:
@@ -130,10 +153,15 @@ def run(ctx: RunContext) -> Result:
     for setting in settings:
         found[setting] = play(setting, markets, buyers, ctx.seed)
         task.advance(1)
+    folds_m = folds_of(markets, buyers)
+    shares_of = {s: mean_of(share_m, folds_m) for s, share_m in found.items()}
     rows: list[list[Any]] = [
-        [s.lengths, s.factor, s.remedy, float(share_m.mean()), *_interval(share_m)]
-        for s, share_m in found.items()
+        [s.lengths, s.factor, s.remedy, share.value, share.low, share.high]
+        for s, share in shares_of.items()
     ]
     columns = ["honest rows", "factor", "remedy", "share of purchases", "95 % low", "95 % high"]
     title = f"Share of {PICKS} purchases taken by {INFLATED} of {ROWS} rows"
-    return ctx.result(claims=claims(found), tables=[Table(title, columns, rows)])
+    note = drawn_over(folds_m, "market")
+    return ctx.result(
+        claims=claims(found, markets, quick=ctx.quick), tables=[Table(title, columns, rows, note)]
+    )

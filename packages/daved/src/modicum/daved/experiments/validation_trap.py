@@ -17,10 +17,9 @@ import numpy as np
 from modicum.core.device import numpy_generator
 from modicum.core.experiment import Claim, Result, RunContext, Table
 from modicum.daved.evaluation import Ratio, error_ratio
-from modicum.daved.experiments._shared import verdict
+from modicum.daved.experiments._shared import purchase_order, verdict
 from modicum.daved.markets import Market, gaussian_market
 from modicum.daved.pool import ArrayPool
-from modicum.daved.rounding import topk_ranking
 from modicum.daved.solvers.base import Problem
 from modicum.daved.solvers.frank_wolfe import FrankWolfe
 from modicum.daved.solvers.greedy import Greedy
@@ -87,7 +86,7 @@ def _at_random(market: Market, k: int, rng: np.random.Generator) -> np.ndarray:
 def _by_frank_wolfe(market: Market, k: int, rng: np.random.Generator) -> np.ndarray:
     problem = Problem(ArrayPool(market.rows_nd), market.validation_vd[:QUERIES])
     design = FrankWolfe(max_iter=STEPS_PER_ROW * k).solve(problem)
-    return topk_ranking(design.weights)[:k]
+    return purchase_order(design)[:k]
 
 
 def _by_greedy_design(market: Market, k: int, rng: np.random.Generator) -> np.ndarray:

@@ -2,32 +2,31 @@
 
 Every round the buyer tells all sellers the directions V = P Qᵀ, each answers with its best score
 and that row's number, the winner alone reveals the row, and all hear the size of the step. The
-buyer keeps the inverse P, the queries, the budget and the rows that won; each seller's Gram
-matrix is all it knows of the others. At the end the winners deliver what is paid for, and every row
-and price is held against the commitment of the seller's first message.
+buyer keeps the inverse P, the queries, the budget and the rows that won; the Gram matrices of the
+sellers, or under masks their sum, are all it knows of the others. At the end the winners deliver
+what is paid for, and every row and price is held against the commitment of the seller's first
+message.
 
-The picks and the objective are those of a central run on the sellers' rows in one table. What leaks
-to whom is said in `seller`. Scores that a seller announces are checked for rows that it reveals; a
-seller that announces too little only loses sales, and a false Gram matrix is not found out.
+The picks and the objective are those of a central run on the sellers' rows in one table; ties go to
+the first seller, and there to the smallest number. What leaks to whom is said in the package.
+Scores that a seller announces are checked for rows that it reveals; a seller that announces too
+little only loses sales, and a false Gram matrix is not found out.
 
 Source: "DAVED: Data Acquisition via Experimental Design for Data Markets", Lu, Huang, Karimireddy,
 Vepakomma, Jordan, Raskar, NeurIPS 2024, arXiv 2403.13893.
 
-Shapes: d features, m queries, k rows, q labels of a row.
+Shapes: d features, m queries, k rows, q labels of a row, r candidates.
 """
 
-import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from modicum.daved.design import pseudo_inverse
-from modicum.daved.federated.channel import Channel, Transport
-from modicum.daved.federated.merkle import leaf_hash, verify
+from modicum.daved.design import WhitenedInverse, first_best, pseudo_inverse
+from modicum.daved.federated.channel import Channel
 from modicum.daved.federated.messages import (
     AskGram,
-    AskHello,
     Best,
     Commit,
     Done,
@@ -39,328 +38,261 @@ from modicum.daved.federated.messages import (
     Settle,
     Settled,
 )
+from modicum.daved.federated.purchase import (
+    FederatedBuyer,
+    Purchase,
+    RowId,
+    check_coverage,
+    check_norms,
+    check_shapes,
+    from_triangle,
+    settle,
+)
+from modicum.daved.federated.sums import MaskedSums
+from modicum.daved.rounding import purchase, topk_ranking
 from modicum.daved.solvers.base import Step
+from modicum.daved.solvers.frank_wolfe import SparseWeights
 from modicum.daved.steps import step_rule
+from modicum.daved.validation import check_count, check_finite, check_one_of, check_positive
 
-__all__ = ["Buyer", "Purchase", "RowId", "from_triangle", "greet", "settle"]
-
-RowId = tuple[int, int]  # seller, number of the row there
+__all__ = ["Buyer"]
 
 # How far a revealed row's score may be from the announced one, in units of |z|² |V|².
 _SCORE_TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
+# Share of the start in the weights at which steps end, and relative change by a last inversion from
+# scratch below which the last scores are kept: those of the central run.
+_LEAST_START = 1e-10
+_DRIFT = 1e-9
+_STARTS = ("gram", "masked", "identity")
+_ORDERS = ("weight", "pick")
 
 
-@dataclass(frozen=True)
-class Purchase:
-    """What was bought, and how it was found.
-
-    Attributes
-    ----------
-    bought
-        (seller, local number) of every bought row, in the order of purchase.
-    rows_kd, labels_kq, prices_k
-        What was delivered, in the same order.
-    spent
-        Sum of the prices.
-    weights
-        Design weight of every row that the buyer knows a weight of; of a budget of 1, so that
-        price times weight, summed over all rows, is 1 together with the floor.
-    picks
-        Winner of every step, in order, with repeats; empty in the aggregate protocol.
-    objective, gap
-        L and its certificate at the end; the gap is nan where there is none.
-    floor
-        What is left of the uniform start, as a share of the budget.
-    converged
-        Whether the gap came below the tolerance.
-    history
-        The steps; picks are numbered as in the sellers' rows put together in the order of sellers.
-    rounds
-        Broadcasts of directions.
-    """
-
-    bought: tuple[RowId, ...]
-    rows_kd: np.ndarray
-    labels_kq: np.ndarray
-    prices_k: np.ndarray
-    spent: float
-    weights: dict[RowId, float]
-    picks: tuple[RowId, ...]
-    objective: float
-    gap: float
-    floor: float
-    converged: bool
-    history: tuple[Step, ...] = field(repr=False)
-    rounds: int
-
-
-def greet(channel: Channel, d: int, features: str, run: str) -> dict[int, Hello]:
-    """Ask all sellers who they are.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or one has another number of features or another feature map.
-    """
-    if not channel.seller_ids:
-        raise ValueError("there is no seller")
-    hellos = channel.ask({seller: AskHello(run) for seller in channel.seller_ids}, Hello)
-    for seller, hello in hellos.items():
-        if hello.d != d:
-            raise ValueError(f"seller {seller} has {hello.d} features, the queries have {d}")
-        if hello.fingerprint != features:
-            raise ValueError(
-                f"seller {seller} has features {hello.fingerprint!r}, the queries {features!r}"
-            )
-    return hellos
-
-
-def from_triangle(triangle: np.ndarray, d: int) -> np.ndarray:
-    """Make a symmetric (d, d) matrix of its upper triangle."""
-    matrix_dd = np.zeros((d, d))
-    upper = np.triu_indices(d)
-    matrix_dd[upper] = triangle
-    matrix_dd[upper[::-1]] = triangle
-    return matrix_dd
-
-
-def settle(hello: Hello, seller: int, answer: Settled) -> None:
-    """Hold delivered rows against the commitment of a seller's first message.
-
-    Raises
-    ------
-    ValueError
-        If a row, its labels, its price or its number is another than was committed to.
-    """
-    root = bytes.fromhex(hello.root)
-    for place, index in enumerate(answer.indices_k.tolist()):
-        leaf = leaf_hash(
-            index,
-            float(answer.prices_k[place]),
-            answer.rows_kd[place],
-            answer.labels_kq[place],
-            answer.salts_kb[place].tobytes(),
-        )
-        proof = [sibling.tobytes() for sibling in answer.proofs_khb[place]]
-        if not verify(root, hello.n_rows, index, leaf, proof):
-            raise ValueError(f"row {index} of seller {seller} is not what it committed to")
-
-
-class Buyer:
-    """The buyer of a federated purchase.
+class Buyer(FederatedBuyer):
+    """The buyer of a purchase in which the winner of a round reveals its row.
 
     Parameters
     ----------
     queries
-        (m, d), unlabelled; they never leave the buyer as such.
-    features
-        Fingerprint of the feature map that made them.
+        (m, d), unlabelled.
     step
         Step rule: ``"line_search"``, ``"open_loop"``, ``"herding"``, or a fixed size.
-    max_iter
-        Steps at most; two to five times the number of rows to buy is a good choice.
     tol
         Stop when the gap is at most this share of the objective.
     refresh
-        Steps between inversions from scratch.
+        Steps between inversions from scratch; 0 for none but the last.
     batch_rounds
         Steps between two broadcasts: as many candidates are revealed at once, and the later steps
         choose among rows that are known already. More than 1 saves rounds and reveals more rows.
     init
-        ``"gram"``: start with equal weights, and ask for the Gram matrices. ``"identity"``: start
-        with ``prior`` times the identity in place of them; then there is no certificate.
+        ``"gram"``: start with equal weights, and ask for the Gram matrices. ``"masked"``: ask for
+        their sum under masks, which is rounded to the fraction bits, so that the design is a
+        central one to that accuracy only; it needs two sellers or more. ``"identity"``: start with
+        ``prior`` times the identity in place of them; then there is no certificate.
     prior
         Of ``init="identity"``: mean squared value of a feature, roughly.
+    fraction_bits
+        Of the fixed-point numbers of ``init="masked"``.
     dtype
         Of directions, Gram matrices and revealed rows on the wire: ``"float64"`` or ``"float32"``.
     order
         Buy by ``"weight"`` or in the order of the first ``"pick"``.
-    retries
-        See `Channel`.
+    **common
+        See `FederatedBuyer`; two to five times the number of rows to buy are a good ``max_iter``.
+
+    Notes
+    -----
+    Bought are rows that were revealed: where fewer than the budget pays for won a round, as after
+    few steps or where the certificate ends them early, money is left. A smaller ``tol`` and a
+    larger ``max_iter`` spend more of it.
+
+    Where a seller adds noise to its scores, a round's candidates are judged by the rows that they
+    reveal, there is no certificate, and ``max_iter`` alone ends the steps.
     """
 
     def __init__(
         self,
         queries: np.ndarray,
         *,
-        features: str = "",
         step: str | float = "line_search",
-        max_iter: int = 100,
         tol: float = 1e-3,
         refresh: int = 100,
         batch_rounds: int = 1,
         init: str = "gram",
         prior: float = 1.0,
+        fraction_bits: int = 24,
         dtype: str = "float64",
         order: str = "weight",
-        retries: int = 3,
+        **common: Any,
     ) -> None:
-        for name, value, known in (
-            ("init", init, ("gram", "identity")),
-            ("dtype", dtype, tuple(_SCORE_TOLERANCE)),
-            ("order", order, ("weight", "pick")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}; it can be one of {known}")
-        self.queries_md = np.asarray(queries, dtype=np.float64)
-        self.features = features
+        super().__init__(queries, **common)
         self.rule = step_rule(step)
-        self.max_iter = max_iter
-        self.tol = tol
-        self.refresh = refresh
-        self.batch_rounds = batch_rounds
-        self.init = init
-        self.prior = prior
-        self.dtype = dtype
-        self.order = order
-        self.retries = retries
+        self.tol = _check_tol(tol)
+        self.refresh = check_count("refresh", refresh, least=0)
+        self.batch_rounds = check_count("batch_rounds", batch_rounds)
+        self.init = check_one_of("init", init, _STARTS)
+        self.prior = check_positive("prior", prior)
+        self.fraction_bits = check_count("fraction_bits", fraction_bits)
+        self.dtype = check_one_of("dtype", dtype, _SCORE_TOLERANCE)
+        self.order = check_one_of("order", order, _ORDERS)
 
-    def buy(
+    def _buy(
         self,
-        transport: Transport,
+        channel: Channel,
+        run: str,
+        hellos: dict[int, Hello],
         budget: float,
-        on_step: Callable[[Step], None] | None = None,
+        on_step: Callable[[Step], None] | None,
     ) -> Purchase:
-        """Find what to buy, buy it and check what is delivered.
+        return _Run(self, channel, run, hellos, on_step).buy(budget)
 
-        Parameters
-        ----------
-        transport
-            To the sellers.
-        budget
-            What may be spent, in the currency of the prices.
-        on_step
-            Sees every step.
 
-        Raises
-        ------
-        ValueError
-            If sellers don't fit the queries, or one doesn't deliver what it committed to.
-        ConnectionError, RuntimeError
-            See `Channel.ask`.
-        """
-        return _Run(self, Channel(transport, self.retries)).buy(budget, on_step)
+def _check_tol(tol: float) -> float:
+    if isinstance(tol, bool) or not isinstance(tol, int | float | np.number) or not tol >= 0:
+        raise ValueError(f"tol must be a number of at least 0, not {tol!r}")
+    return float(tol)
 
 
 class _Run:
     """One purchase: what the buyer knows so far."""
 
-    def __init__(self, buyer: Buyer, channel: Channel) -> None:
+    def __init__(
+        self,
+        buyer: Buyer,
+        channel: Channel,
+        run: str,
+        hellos: dict[int, Hello],
+        on_step: Callable[[Step], None] | None,
+    ) -> None:
         self.buyer = buyer
         self.channel = channel
+        self.hellos = hellos
+        self.on_step = on_step
         self.d = buyer.queries_md.shape[1]
-        self.hellos = greet(channel, self.d, buyer.features, secrets.token_hex(16))
-        counts = [self.hellos[seller].n_rows for seller in channel.seller_ids]
+        self.is_noisy = any(hello.epsilon is not None for hello in hellos.values())
+        self.has_certificate = buyer.init != "identity" and not self.is_noisy
+        counts = [hello.n_rows for hello in hellos.values()]
         firsts = np.cumsum([0, *counts[:-1]]).tolist()
-        self.first_of = dict(zip(channel.seller_ids, firsts, strict=True))
-        self.start_dd = self._start(sum(counts))
-        self.inverse_dd = pseudo_inverse(self.start_dd)[0]
-        self.scale = 1.0
-        self.shares: dict[RowId, float] = {}
+        self.first_of = dict(zip(hellos, firsts, strict=True))
+        self.requests = 0  # those so far that change what a seller knows
+        self.inverse = WhitenedInverse(self._start(run, sum(counts)), buyer.queries_md)
+        self.weights = SparseWeights(sum(counts))
+        self.row_of: dict[int, RowId] = {}
         self.raw: dict[RowId, np.ndarray] = {}
         self.scaled: dict[RowId, np.ndarray] = {}
         self.prices: dict[RowId, float] = {}
         self.picks: list[RowId] = []
         self.history: list[Step] = []
-        self.rounds = 0
-        self.commits = 0
+        self.since_refresh = 0
+        self.peak: float | None = None  # highest score under the present weights
 
-    def _start(self, n: int) -> np.ndarray:
+    def _start(self, run: str, n: int) -> np.ndarray:
         """Give the information before the first step."""
         if self.buyer.init == "identity":
             return self.buyer.prior * np.eye(self.d)
-        request = AskGram(self.buyer.dtype)
-        grams = self.channel.ask({seller: request for seller in self.channel.seller_ids}, Gram)
+        if self.buyer.init == "masked":
+            sums = MaskedSums(self.channel, run, self.hellos, self.buyer.fraction_bits)
+            values_r, basis_dr = sums.spectrum(sums.ask("start", n))
+            self.requests = sums.step
+            check_coverage(basis_dr, self.buyer.queries_md)
+            start_dd: np.ndarray = (basis_dr * values_r) @ basis_dr.T
+            return start_dd
+        grams = self.channel.ask(dict.fromkeys(self.hellos, AskGram(self.buyer.dtype)), Gram)
+        for seller, gram in grams.items():
+            if gram.triangle.shape != (self.d * (self.d + 1) // 2,):
+                raise ValueError(f"seller {seller} gave a Gram matrix of another size")
+            check_finite(f"the Gram matrix of seller {seller}", gram.triangle)
         triangle = sum(gram.triangle.astype(np.float64) for gram in grams.values())
-        return from_triangle(np.asarray(triangle), self.d) / n
+        information_dd = from_triangle(np.asarray(triangle), self.d) / n
+        check_coverage(pseudo_inverse(information_dd).basis, self.buyer.queries_md)
+        return information_dd
 
-    def buy(self, budget: float, on_step: Callable[[Step], None] | None) -> Purchase:
-        while len(self.history) < self.buyer.max_iter and self._round(on_step):
+    def buy(self, budget: float) -> Purchase:
+        while len(self.history) < self.buyer.max_iter and self._round():
             pass
-        bought = self._choose(budget)
+        objective, gap = self._end()
+        rounds, self.channel.round = self.channel.round, 0
+        bought, shares = self._choose(budget), self._shares()
         delivered = self._settle(bought)
         prices_k = np.array([delivered[row][2] for row in bought])
-        shares = {row: share / self.prices[row] for row, share in self.shares.items()}
-        objective, gap = self._end()
         return Purchase(
             bought=tuple(bought),
             rows_kd=np.array([delivered[row][0] for row in bought]).reshape(-1, self.d),
             labels_kq=np.array([delivered[row][1] for row in bought]),
             prices_k=prices_k,
             spent=float(prices_k.sum()),
-            weights=shares,
+            weights={row: shares.get(row, 0.0) / self.prices[row] for row in self.raw},
             picks=tuple(self.picks),
             objective=objective,
             gap=gap,
-            floor=self.scale,
+            floor=self._start_share(),
             converged=gap <= self.buyer.tol * objective,
             history=tuple(self.history),
-            rounds=self.rounds,
+            rounds=rounds,
+            commitments={seller: hello.root for seller, hello in self.hellos.items()},
+            traffic=tuple(self.channel.traffic),
         )
 
-    def _directions(self) -> tuple[np.ndarray, float]:
-        """Give V as it goes over the wire, and the objective."""
-        directions_dm = self.inverse_dd @ self.buyer.queries_md.T
-        loss = float((self.buyer.queries_md.T * directions_dm).sum() / len(self.buyer.queries_md))
-        return directions_dm.astype(self.buyer.dtype), loss
+    def _broadcast(self) -> tuple[np.ndarray, list[tuple[float, RowId]]]:
+        """Tell V, as it goes over the wire, and give the best rows of all sellers, best first."""
+        self.channel.round += 1
+        directions_dm = self.inverse.directions().astype(self.buyer.dtype)
+        request = Score(self.requests, self.buyer.batch_rounds, directions_dm)
+        best = self.channel.ask(dict.fromkeys(self.hellos, request), Best)
+        found = [
+            (float(value), (seller, int(index)))
+            for seller, answer in best.items()
+            for value, index in zip(answer.values_r, answer.indices_r, strict=True)
+        ]
+        if not found:
+            raise ValueError("no seller offers a row")
+        for value, row in found:
+            if not np.isfinite(value) or not 0 <= row[1] < self.hellos[row[0]].n_rows:
+                raise ValueError(f"seller {row[0]} offers row {row[1]} with a score of {value:g}")
+        first = found.pop(first_best(np.array([value for value, _ in found])))
+        found.sort(key=lambda one: -one[0])
+        return directions_dm, [first, *found][: self.buyer.batch_rounds]
 
-    def _score(self, directions_dm: np.ndarray) -> dict[int, Best]:
-        self.rounds += 1
-        request = Score(self.commits, self.buyer.batch_rounds, directions_dm)
-        return self.channel.ask({seller: request for seller in self.channel.seller_ids}, Best)
-
-    def _round(self, on_step: Callable[[Step], None] | None) -> bool:
+    def _round(self) -> bool:
         """Broadcast, learn the winners and take the steps; tell whether to go on."""
-        directions_dm, loss = self._directions()
-        best = self._score(directions_dm)
-        candidates = self._candidates(best)
-        gap = self._gap(candidates[0][0], loss)
-        if gap <= self.buyer.tol * loss or candidates[0][0] <= loss:
+        loss = self.inverse.loss()
+        directions_dm, candidates = self._broadcast()
+        (score, pick), *_ = candidates
+        gap = score - loss if self.has_certificate else float("nan")
+        self.peak = score
+        if not self.is_noisy and (gap <= self.buyer.tol * loss or score <= loss):
+            if not self.raw:
+                # Nothing is better than the start: the best row is still one to buy.
+                self._reveal(directions_dm, candidates)
             return False
         self._reveal(directions_dm, candidates)
+        if self.is_noisy:
+            pick, score = self._best_known()
         taken: list[tuple[RowId, float]] = []
-        pick, score = candidates[0][1], candidates[0][0]
         while True:
-            size = self._step(pick, score, loss)
+            size = self._step_size(pick, score, loss)
+            if size <= 0 and not self.is_noisy:
+                break
             taken.append((pick, size))
-            self._note(Step(len(self.history), loss, gap, self._number(pick), size), on_step)
+            self._move(pick, size, Step(len(self.history), loss, gap, self._number(pick), size))
             if len(taken) == self.buyer.batch_rounds or len(self.history) == self.buyer.max_iter:
                 break
-            loss = self._directions()[1]
+            loss, gap = self.inverse.loss(), float("nan")
             pick, score = self._best_known()
-            gap = float("nan")
             if score <= loss:
                 break
-        self._commit(taken)
-        return True
-
-    def _gap(self, score: float, loss: float) -> float:
-        return score - loss if self.buyer.init == "gram" else float("nan")
-
-    def _note(self, step: Step, on_step: Callable[[Step], None] | None) -> None:
-        self.history.append(step)
-        if on_step is not None:
-            on_step(step)
+        if taken:
+            self._commit(taken)
+        return bool(taken)
 
     def _number(self, row: RowId) -> int:
         return int(self.first_of[row[0]]) + row[1]
-
-    def _candidates(self, best: dict[int, Best]) -> list[tuple[float, RowId]]:
-        """Give the best rows of all sellers; ties by seller, then by number."""
-        found = [
-            (float(value), (seller, int(index)))
-            for seller in self.channel.seller_ids
-            for value, index in zip(best[seller].values_r, best[seller].indices_r, strict=True)
-        ]
-        return sorted(found, key=lambda one: -one[0])[: self.buyer.batch_rounds]
 
     def _best_known(self) -> tuple[RowId, float]:
         """Find the best among the rows that were revealed."""
         names = sorted(self.scaled, key=self._number)
         rows_kd = np.array([self.scaled[row] for row in names])
-        directions_dm = self.inverse_dd @ self.buyer.queries_md.T
-        scores_k = np.square(rows_kd @ directions_dm).mean(axis=1)
-        place = int(np.argmax(scores_k))
+        scores_k = np.square(rows_kd @ self.inverse.directions()).mean(axis=1)
+        place = first_best(scores_k)
         return names[place], float(scores_k[place])
 
     def _reveal(self, directions_dm: np.ndarray, candidates: list[tuple[float, RowId]]) -> None:
@@ -371,11 +303,13 @@ class _Run:
                 asked.setdefault(seller, []).append(index)
         top, dtype = self.buyer.batch_rounds, self.buyer.dtype
         requests = {
-            seller: Reveal(self.commits, top, dtype, directions_dm, np.array(indices))
+            seller: Reveal(self.requests, top, dtype, directions_dm, np.array(indices))
             for seller, indices in asked.items()
         }
         announced = {row: value for value, row in candidates}
         for seller, answer in self.channel.ask(requests, Revealed).items():
+            check_shapes(seller, len(asked[seller]), self.d, answer.rows_kd, answer.prices_k)
+            check_norms(self.hellos[seller], seller, answer.rows_kd)
             for place, index in enumerate(asked[seller]):
                 row = (seller, index)
                 self.raw[row] = answer.rows_kd[place]
@@ -394,6 +328,8 @@ class _Run:
         return price
 
     def _check(self, row: RowId, announced: float, directions_dm: np.ndarray) -> None:
+        if self.hellos[row[0]].epsilon is not None:
+            return
         z_d = self.scaled[row]
         score = float(np.square(z_d @ directions_dm).mean())
         size = float(z_d @ z_d * np.square(directions_dm).sum(axis=0).mean())
@@ -402,29 +338,41 @@ class _Run:
                 f"seller {row[0]} announced {announced:g} for row {row[1]}, which scores {score:g}"
             )
 
-    def _step(self, pick: RowId, score: float, loss: float) -> float:
-        """Move weight to a row: shares, inverse and, now and then, the inverse from scratch."""
-        z_d = self.scaled[pick]
-        u_d = self.inverse_dd @ z_d
-        leverage = float(z_d @ u_d)
-        size = self.buyer.rule(loss, score, leverage, len(self.picks))
-        self.picks.append(pick)
-        self.scale *= 1 - size
-        self.shares = {row: share * (1 - size) for row, share in self.shares.items()}
-        self.shares[pick] = self.shares.get(pick, 0.0) + size
-        if len(self.picks) % self.buyer.refresh == 0:
-            self.inverse_dd = pseudo_inverse(self._information())[0]
-        else:
-            keep = 1 - size + size * leverage
-            inverse_dd = (self.inverse_dd - size / keep * np.outer(u_d, u_d)) / (1 - size)
-            self.inverse_dd = (inverse_dd + inverse_dd.T) / 2
-        return size
+    def _step_size(self, pick: RowId, score: float, loss: float) -> float:
+        leverage = self.inverse.leverage(self.scaled[pick])
+        wanted = self.buyer.rule(loss, score, leverage, len(self.history))
+        return max(0.0, min(wanted, 1 - _LEAST_START / self._start_share()))
 
-    def _information(self) -> np.ndarray:
-        matrix_dd = self.scale * self.start_dd
-        for row, share in self.shares.items():
-            matrix_dd = matrix_dd + share * np.outer(self.scaled[row], self.scaled[row])
-        return matrix_dd
+    def _start_share(self) -> float:
+        return self.weights.floor * self.weights.count
+
+    def _shares(self) -> dict[RowId, float]:
+        numbers_k, shares_k = self.weights.picked()
+        return {
+            self.row_of[number]: share
+            for number, share in zip(numbers_k.tolist(), shares_k.tolist(), strict=True)
+        }
+
+    def _move(self, pick: RowId, size: float, step: Step) -> None:
+        """Move weight to a row: shares, inverse and, now and then, the inverse from scratch."""
+        if size > 0:
+            self.peak = None
+            self.picks.append(pick)
+            self.row_of[step.pick] = pick
+            self.weights.move(step.pick, size)
+            self.since_refresh += 1
+            followed = self.inverse.follow(self.scaled[pick], size)
+            if not followed or self.since_refresh == self.buyer.refresh:
+                self._rebuild()
+        self.history.append(step)
+        if self.on_step is not None:
+            self.on_step(step)
+
+    def _rebuild(self) -> None:
+        shares = self._shares()
+        rows_kd = np.array([self.scaled[row] for row in shares])
+        self.inverse.rebuild(self._start_share(), rows_kd, np.array(list(shares.values())))
+        self.since_refresh = 0
 
     def _commit(self, taken: Sequence[tuple[RowId, float]]) -> None:
         """Tell every seller the sizes, and which steps went to rows of its own."""
@@ -432,28 +380,38 @@ class _Run:
         requests = {}
         for seller in self.channel.seller_ids:
             own = [row[1] if row[0] == seller else -1 for row, _ in taken]
-            requests[seller] = Commit(self.commits, sizes_k, np.array(own, dtype=np.int64))
+            requests[seller] = Commit(self.requests, sizes_k, np.array(own, dtype=np.int64))
         self.channel.ask(requests, Done, remember=True)
-        self.commits += 1
+        self.requests += 1
 
     def _end(self) -> tuple[float, float]:
         """Give objective and gap of the last weights; one more broadcast where steps ran out."""
-        directions_dm, loss = self._directions()
-        if self.buyer.init == "identity":
+        if self.since_refresh:
+            before_dm = self.inverse.directions()
+            self._rebuild()
+            after_dm = self.inverse.directions()
+            if np.abs(after_dm - before_dm).max() > _DRIFT * np.abs(after_dm).max():
+                self.peak = None
+        loss = self.inverse.loss()
+        if not self.has_certificate:
             return loss, float("nan")
-        return loss, self._candidates(self._score(directions_dm))[0][0] - loss
+        peak = self._broadcast()[1][0][0] if self.peak is None else self.peak
+        return loss, peak - loss
 
     def _choose(self, budget: float) -> list[RowId]:
-        """Walk down the rows that won and take what is affordable."""
-        rows = list(self.shares)
+        """Walk down the rows that won, then those that were only revealed, by their scores."""
+        shares = self._shares()
+        won = list(shares)
         if self.buyer.order == "weight":
-            rows.sort(key=lambda row: (-self.shares[row] / self.prices[row], self._number(row)))
-        chosen, left = [], budget
-        for row in rows:
-            if self.prices[row] <= left:
-                chosen.append(row)
-                left -= self.prices[row]
-        return chosen
+            won.sort(key=lambda row: (-shares[row] / self.prices[row], self._number(row)))
+        others = sorted(set(self.raw) - set(won), key=self._number)
+        if others:
+            rows_kd = np.array([self.scaled[row] for row in others])
+            scores_k = np.square(rows_kd @ self.inverse.directions()).mean(axis=1)
+            others = [others[place] for place in topk_ranking(np.zeros(len(others)), scores_k)]
+        rows = [*won, *others]
+        prices_k = np.array([self.prices[row] for row in rows])
+        return [rows[place] for place in purchase(np.arange(len(rows)), prices_k, budget)]
 
     def _settle(self, bought: list[RowId]) -> dict[RowId, tuple[np.ndarray, np.ndarray, float]]:
         """Get what is paid for, and hold it against commitments and revealed rows."""

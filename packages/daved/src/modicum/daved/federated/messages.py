@@ -85,6 +85,12 @@ class Hello(Message):
         Root of the Merkle tree over the rows with labels and prices, hex.
     public_key
         For pairwise masks, hex.
+    max_norm
+        Length that its rows are shortened to where they are longer; None for no bound.
+    epsilon
+        Of the noise on its scores, see `noise`; None where there is none.
+    n_labels
+        Labels that go with a row.
     """
 
     kind: ClassVar[str] = "hello_reply"
@@ -96,6 +102,9 @@ class Hello(Message):
     highest_price: float
     root: str
     public_key: str
+    max_norm: float | None
+    epsilon: float | None
+    n_labels: int
 
 
 @dataclass(frozen=True)
@@ -216,10 +225,10 @@ class Aggregate(Message):
     step
         Number of requests before this one that change what a seller knows.
     what
-        ``"start"``: weights of 1 / ``number``, then their information. ``"update"``: divide the
-        weights by ``number``, multiply them with the roots of the scores for ``directions_dm``,
-        then their sum and information. ``"spend"``: what the rows of weight ``number`` or more
-        cost.
+        ``"start"``: weights of 1 / ``number``, then their sum and information. ``"update"``: divide
+        the weights by ``number``, multiply them with the roots of the scores for
+        ``directions_dm``, then their sum and information. ``"spend"``: what the rows of weight
+        ``number`` or more per price cost, and how many they are.
     """
 
     kind: ClassVar[str] = "aggregate"
@@ -294,6 +303,12 @@ class Replay(Message):
     frames: np.ndarray
 
 
+# What a header that is none can raise; brackets within brackets, if many, end in a RecursionError.
+_UNREADABLE = (
+    *(KeyError, TypeError, AttributeError, RecursionError),
+    *(UnicodeDecodeError, json.JSONDecodeError),
+)
+
 _OF_KIND: dict[str, type[Message]] = {cls.kind: cls for cls in Message.__subclasses__()}
 
 REQUESTS = (
@@ -346,9 +361,23 @@ def decode(frame: bytes) -> Message:
         cls = _OF_KIND[header["kind"]]
         values = dict(header["fields"])
         values.update(_arrays(header["arrays"], memoryview(frame)[stop:]))
-        return cls(**values)
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        message = cls(**values)
+    except _UNREADABLE as error:
         raise ValueError(f"no message of this protocol: {error}") from error
+    for part in dataclasses.fields(message):
+        if not _fits(getattr(message, part.name), part.type):
+            raise ValueError(f"{part.name} of a message {message.kind!r} has another type")
+    return message
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Tell whether a value that came over the wire is of a field's type."""
+    if kind == Sequence[str]:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if isinstance(value, bool):
+        return False
+    # A number without a fraction may be written as an integer.
+    return isinstance(value, kind) or (isinstance(value, int) and kind in (float, float | None))
 
 
 def _arrays(described: Any, body: memoryview) -> dict[str, np.ndarray]:

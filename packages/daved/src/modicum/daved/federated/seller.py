@@ -5,21 +5,20 @@ won't do it refuses by message. Single rows leave only in answer to a Reveal, an
 seller offered itself for the same directions, and with labels only in answer to a Settle or a
 Deliver. Who pays is settled elsewhere; a seller that wants to see money first wraps `handle`.
 
-What a buyer learns before it pays: the Gram matrix of the rows, which is all their second moments;
-the score of every offered row; and the features, not the labels, of every row that won a round. A
-buyer chooses the directions, so it chooses what wins: `max_reveals` bounds how many rows it sees.
-What a seller learns: the directions V = P Qᵀ, and with the information P that other sellers give,
-the span of the queries. Nothing here is differentially private.
+A seller serves one purchase at a time: a greeting ends the one before. What it tells, and what its
+settings keep back, is said in the package.
 
 Shapes: n rows, d features, m queries, q labels of a row, r candidates, k rows asked for.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from modicum.daved.design import first_best
+from modicum.daved.features import clip_norms
 from modicum.daved.federated.masking import MaskingKeys
 from modicum.daved.federated.merkle import MerkleTree, leaf_hash, row_salt
 from modicum.daved.federated.messages import (
@@ -49,10 +48,21 @@ from modicum.daved.federated.messages import (
     encode,
     split_frames,
 )
+from modicum.daved.federated.noise import laplace, sensitivity
 from modicum.daved.federated.share import Share
 from modicum.daved.pool import ArrayPool
+from modicum.daved.validation import (
+    check_count,
+    check_finite,
+    check_positive,
+    check_prices,
+    check_sellers,
+)
 
-__all__ = ["Seller"]
+__all__ = ["LEAST_SECRET", "Seller"]
+
+LEAST_SECRET = 16
+"""Bytes of a secret, at least."""
 
 
 class Seller:
@@ -71,16 +81,25 @@ class Seller:
         purchase must come back with the same one; by default it is drawn at random.
     features
         Fingerprint of the feature map; see `modicum.daved.features.FeatureMap.fingerprint`.
+    max_norm
+        Rows that are longer are shortened to this, before anything else, and the greeting says so;
+        no bound by default. Shortened rows are a copy of their own.
+    epsilon
+        Of noise on the scores, see `noise`; none by default. Needs a ``max_norm``.
+    max_top
+        How many rows may be offered in answer to one request, which is how many scores it gives.
     max_reveals
         How many different rows may be revealed before they are paid for; no limit by default. The
         count starts anew with the process.
+    clear_gram
+        Whether the Gram matrix is told in clear; if not, it is still summed under masks.
     masked_only
         Take part in purchases by masked sums only: no Gram matrix, no offers, no revealed rows.
 
     Attributes
     ----------
-    have
-        Requests heard that change what the seller knows.
+    heard
+        Frames of the requests that change what the seller knows, in order.
     scale, added
         Its part of the weights: every row has ``scale`` / (rows of all sellers), and row j has
         ``added[j]`` on top.
@@ -90,6 +109,12 @@ class Seller:
         Rows whose features went out.
     sold
         Rows that went out with labels.
+
+    Raises
+    ------
+    ValueError
+        If there is no row, a number is not finite, there are too few or too many prices or labels,
+        a price is not positive, the secret is too short, or there is to be noise without a bound.
     """
 
     def __init__(
@@ -100,17 +125,30 @@ class Seller:
         *,
         secret: bytes | None = None,
         features: str = "",
+        max_norm: float | None = None,
+        epsilon: float | None = None,
+        max_top: int = 16,
         max_reveals: int | None = None,
+        clear_gram: bool = True,
         masked_only: bool = False,
     ) -> None:
-        self.rows = np.asarray(rows)
-        n = len(self.rows)
-        given = np.empty((n, 0)) if labels is None else np.asarray(labels, dtype=np.float64)
-        self.labels_nq = given.reshape(n, -1) if given.size else np.empty((n, 0))
-        self.prices_n = np.ones(n) if prices is None else np.asarray(prices, dtype=np.float64)
+        given = np.asarray(rows)
+        n, _ = check_sellers(given, "rows")
+        self.max_norm = None if max_norm is None else check_positive("max_norm", max_norm)
+        self.rows = given if max_norm is None else clip_norms(given, max_norm)
+        self.labels_nq = _labels(labels, n)
+        self.prices_n = check_prices(prices, n, "prices")
         self.secret = secrets.token_bytes(32) if secret is None else secret
+        if len(self.secret) < LEAST_SECRET:
+            raise ValueError(f"secret has {len(self.secret)} bytes, at least {LEAST_SECRET} needed")
+        if epsilon is not None and max_norm is None:
+            raise ValueError(f"epsilon {epsilon!r} needs a max_norm: without it no noise is enough")
+        self.epsilon = None if epsilon is None else check_positive("epsilon", epsilon)
+        self.max_top = check_count("max_top", max_top)
         self.features = features
-        self.max_reveals = max_reveals
+        self.max_reveals = (
+            None if max_reveals is None else check_count("max_reveals", max_reveals, least=0)
+        )
         self.pool = ArrayPool(self.rows, None if prices is None else self.prices_n**-0.5)
         self._tree: MerkleTree | None = None
         self._offer: tuple[bytes, np.ndarray, np.ndarray] | None = None
@@ -126,15 +164,21 @@ class Seller:
         }
         if not masked_only:
             self._answers |= {
-                AskGram: self._gram,
                 Score: self._score,
                 Reveal: self._reveal,
                 Commit: self._commit,
                 Settle: self._settle,
             }
+        if clear_gram and not masked_only:
+            self._answers[AskGram] = self._gram
+
+    @property
+    def have(self) -> int:
+        """How many requests were heard that change what the seller knows."""
+        return len(self.heard)
 
     def _forget(self) -> None:
-        self.have = 0
+        self.heard: list[bytes] = []
         self.scale = 1.0
         self.added: dict[int, float] = {}
         self.share: Share | None = None
@@ -145,6 +189,20 @@ class Seller:
             return encode(self._answer(decode(frame)))
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
             return encode(Refused(str(error)))
+
+    def restore(self, heard: Sequence[bytes], revealed: Iterable[int] = ()) -> None:
+        """Take up a purchase where another process left it, without its buyer's help.
+
+        Parameters
+        ----------
+        heard, revealed
+            The attributes of that process's seller, which had the same rows and secret.
+        """
+        if list(heard[: self.have]) != self.heard:
+            self._forget()
+        for frame in heard[self.have :]:
+            self._answer(decode(frame))
+        self.revealed = set(revealed)
 
     def _answer(self, message: Message) -> Message:
         if isinstance(message, Replay):
@@ -159,6 +217,8 @@ class Seller:
     def _replay(self, message: Replay) -> Message:
         """Hear what was missed, and answer the last; what was heard meanwhile is passed over."""
         *missed, last = (decode(frame) for frame in split_frames(message.frames))
+        if any(isinstance(request, Replay) for request in (*missed, last)):
+            raise ValueError("a replay holds no replays")
         for request in missed:
             if getattr(request, "step", 0) >= self.have:
                 self._answer(request)
@@ -175,6 +235,9 @@ class Seller:
             highest_price=float(self.prices_n.max()),
             root=self.tree.root.hex(),
             public_key=MaskingKeys(self.secret, message.run).public,
+            max_norm=self.max_norm,
+            epsilon=self.epsilon,
+            n_labels=self.labels_nq.shape[1],
         )
 
     @property
@@ -194,27 +257,39 @@ class Seller:
         return Gram(self.pool.gram()[upper].astype(message.dtype))
 
     def _score(self, message: Score) -> Best:
-        values_r, indices_r = self._offers(message.directions_dm, message.top)
+        values_r, indices_r = self._offers(message.directions_dm, message.top, message.step)
         return Best(values_r, indices_r)
 
-    def _offers(self, directions_dm: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    def _offers(
+        self, directions_dm: np.ndarray, top: int, step: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Find the best rows, ties by smallest number; the last answer is kept for a Reveal."""
         if directions_dm.ndim != 2 or len(directions_dm) != self.pool.d:
             shape = directions_dm.shape
             raise ValueError(f"directions have shape {shape}, rows have {self.pool.d} features")
-        key = directions_dm.tobytes() + top.to_bytes(8, "little")
+        check_finite("directions", directions_dm)
+        if not 1 <= top <= self.max_top:
+            raise ValueError(f"{top} rows are asked for at once, this seller offers {self.max_top}")
+        key = directions_dm.tobytes() + np.array([top, step], dtype="<i8").tobytes()
         if self._offer is None or self._offer[0] != key:
-            scores_n = self.pool.scores(directions_dm.astype(np.float64))
+            scores_n = self._scores(directions_dm.astype(np.float64), key)
             best_r = (
-                np.array([np.argmax(scores_n)])
+                np.array([first_best(scores_n)])
                 if top == 1
                 else np.argsort(-scores_n, kind="stable")[:top]
             )
             self._offer = (key, scores_n[best_r], best_r.astype(np.int64))
         return self._offer[1:]
 
+    def _scores(self, directions_dm: np.ndarray, question: bytes) -> np.ndarray:
+        scores_n = self.pool.scores(directions_dm)
+        if self.epsilon is None or self.max_norm is None:
+            return scores_n
+        moved = sensitivity(directions_dm, self.max_norm, float(self.prices_n.min()))
+        return scores_n + laplace(self.secret, question, len(scores_n), moved / self.epsilon)
+
     def _reveal(self, message: Reveal) -> Revealed:
-        _, offered_r = self._offers(message.directions_dm, message.top)
+        _, offered_r = self._offers(message.directions_dm, message.top, message.step)
         asked = {int(index) for index in message.indices_k}
         strange = asked - set(offered_r.tolist())
         if strange:
@@ -234,7 +309,7 @@ class Seller:
                 self.added = {row: weight * (1 - size) for row, weight in self.added.items()}
                 if index >= 0:
                     self.added[int(index)] = self.added.get(int(index), 0.0) + float(size)
-            self.have += 1
+            self.heard.append(encode(message))
         return Done(self.have)
 
     def _settle(self, message: Settle) -> Settled:
@@ -243,7 +318,7 @@ class Seller:
     def _peers(self, message: Peers) -> Done:
         if message.step == self.have:
             self.share = Share(self.pool, self.prices_n, self.secret, message)
-            self.have += 1
+            self.heard.append(encode(message))
         return Done(self.have)
 
     def _aggregate(self, message: Aggregate) -> Masked:
@@ -251,7 +326,7 @@ class Seller:
         if message.step < self.have:
             return share.repeat(message)
         answer = share.answer(message)
-        self.have += 1
+        self.heard.append(encode(message))
         return answer
 
     def _own_share(self) -> Share:
@@ -260,7 +335,7 @@ class Seller:
         return self.share
 
     def _peak(self, message: AskPeak) -> Peak:
-        return Peak(float(self._offers(message.directions_dm, 1)[0][0]))
+        return Peak(float(self._offers(message.directions_dm, 1, self.have)[0][0]))
 
     def _deliver(self, message: Deliver) -> Settled:
         return self._sell(self._own_share().above(message.threshold))
@@ -281,3 +356,14 @@ class Seller:
             salts_kb=np.frombuffer(salts, dtype=np.uint8).reshape(-1, 32),
             proofs_khb=np.frombuffer(b"".join(proofs), dtype=np.uint8).reshape(shape),
         )
+
+
+def _labels(labels: Any, n: int) -> np.ndarray:
+    """Read labels as (n, q) float64; q is 0 without labels."""
+    if labels is None:
+        return np.empty((n, 0))
+    given = np.asarray(labels, dtype=np.float64)
+    if given.ndim not in (1, 2) or len(given) != n:
+        raise ValueError(f"labels have shape {given.shape}, there are {n} rows")
+    check_finite("labels", given)
+    return given.reshape(n, -1)

@@ -17,6 +17,8 @@ from modicum.daved.pool import ArrayPool
 __all__ = ["Share"]
 
 _LEAST_SELLERS = 2
+_TIE = 1e-9
+"""Share by which weights of equal rows are told apart, far above rounding."""
 
 
 class Share:
@@ -97,5 +99,11 @@ class Share:
         return np.concatenate([[self.weights_n.sum()], self.pool.gram(self.weights_n)[upper]])
 
     def above(self, threshold: float) -> np.ndarray:
-        """Give the numbers of the rows that weigh this much or more per unit of price."""
-        return np.flatnonzero(self.weights_n / self.prices_n >= threshold)
+        """Give the numbers of the rows that weigh this much or more per unit of price.
+
+        Among equal rows those of the first seller, and there the first, count as a trifle heavier:
+        otherwise no threshold could buy some of them and leave the others.
+        """
+        places_n = (self.peers.place + np.arange(self.pool.n) / self.pool.n) / len(self.peers.keys)
+        weights_n = self.weights_n * (1 - _TIE * places_n)
+        return np.flatnonzero(weights_n / self.prices_n >= threshold)

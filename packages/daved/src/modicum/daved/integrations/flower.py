@@ -2,9 +2,14 @@
 
 Carries the frames of `modicum.daved.federated` as queries between a Flower server and its nodes,
 one node for each seller, and adds nothing to what they say: a message of kind ``score`` travels as
-``query.score`` and holds one array of bytes. A node that restarts, or whose messages are answered
-by several processes, is brought up to date by what the buyer sends again; its secret is kept in the
-state that Flower keeps for it. Encryption on the wire is Flower's.
+``query.score`` and holds one array of bytes. Encryption on the wire is Flower's.
+
+Flower answers every message in a process of its own, so what a seller has heard is kept in the
+state that Flower keeps for its node. A node that restarts loses that state, and without Flower's
+authentication of nodes it also comes back under another number. The buyer then finds it by its
+commitment and tells it again what it missed; for this the seller's secret must come from where the
+rows come from, such as a file that the node's configuration names. A secret drawn by Flower's node
+would be another one after a restart, and the purchase could not be settled.
 
 Needs ``pip install "modicum-daved[federated]"``; the simulation asks for ``flwr[simulation]`` too.
 """
@@ -13,6 +18,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,18 +31,19 @@ except ImportError as error:
         'purchases over Flower need it: pip install "modicum-daved[federated]"'
     ) from error
 
-from modicum.daved.federated.aggregate import AggregateBuyer
-from modicum.daved.federated.buyer import Buyer, Purchase
-from modicum.daved.federated.messages import REQUESTS, decode
+from modicum.daved.federated.messages import REQUESTS, AskHello, Hello, decode
+from modicum.daved.federated.purchase import FederatedBuyer, Purchase
 from modicum.daved.federated.seller import Seller
+from modicum.daved.solvers.base import Step
 
 __all__ = ["FlowerTransport", "buyer_app", "seller_app"]
 
 _FRAME = "frame"
 _STATE = "modicum_daved"
 _SECRET_BYTES = 32
+_HEARD, _REVEALED = "heard", "revealed"
 _POLL_S = 0.5
-# Sellers that a process remembers; one that is forgotten is only brought up to date again.
+# Sellers that a process remembers; one that is forgotten is made again.
 _KEPT = 64
 _sellers: OrderedDict[tuple[int, int], Seller] = OrderedDict()
 
@@ -56,6 +63,9 @@ def _unpacked(message: Message) -> bytes:
 class FlowerTransport:
     """Carry frames from a ServerApp to nodes.
 
+    A seller whose node is silent is looked for among nodes that came since: it is the one that
+    greets with the same commitment.
+
     Parameters
     ----------
     grid
@@ -63,12 +73,13 @@ class FlowerTransport:
     sellers
         How many nodes to wait for; by default those that are there.
     timeout
-        Seconds to wait for nodes, and for the answers of one exchange; no limit by default.
+        Seconds to wait for nodes, and for the answers of one exchange; no limit by default, which
+        is until Flower takes a silent node for lost.
 
     Attributes
     ----------
     seller_ids
-        Numbers of the nodes, in rising order.
+        Numbers of the nodes at the beginning, in rising order.
 
     Raises
     ------
@@ -82,6 +93,9 @@ class FlowerTransport:
         self.grid = grid
         self.timeout = timeout
         self.seller_ids: Sequence[int] = self._wait(sellers or 1)
+        self._node_of = {seller: seller for seller in self.seller_ids}
+        self._seller_of_root: dict[str, int] = {}
+        self._greeting: bytes | None = None
 
     def _wait(self, sellers: int) -> list[int]:
         start = time.monotonic()
@@ -94,7 +108,19 @@ class FlowerTransport:
             time.sleep(_POLL_S)
 
     def exchange(self, frames: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Send a frame to each node and wait; answers that are errors are left out."""
+        """Send a frame to each seller and wait; answers that are errors are left out."""
+        replies = self._send({self._node_of[seller]: frame for seller, frame in frames.items()})
+        sellers = {self._node_of[seller]: seller for seller in frames}
+        found = {sellers[node]: reply for node, reply in replies.items() if node in sellers}
+        for seller, reply in found.items():
+            if isinstance(decode(frames[seller]), AskHello):
+                self._greeting = frames[seller]
+                self._note(seller, reply)
+        if len(found) < len(frames):
+            self._look_for(set(frames) - set(found))
+        return found
+
+    def _send(self, frames: Mapping[int, bytes]) -> dict[int, bytes]:
         messages = [
             Message(_packed(frame), dst_node_id=node, message_type=f"query.{decode(frame).kind}")
             for node, frame in frames.items()
@@ -105,6 +131,22 @@ class FlowerTransport:
             for reply in replies
             if not reply.has_error()
         }
+
+    def _note(self, seller: int, reply: bytes) -> None:
+        answer = decode(reply)
+        if isinstance(answer, Hello):
+            self._seller_of_root[answer.root] = seller
+
+    def _look_for(self, silent: set[int]) -> None:
+        """Greet nodes that are new, and take those for silent sellers that have their roots."""
+        strangers = sorted(set(self.grid.get_node_ids()) - set(self._node_of.values()))
+        if self._greeting is None or not strangers:
+            return
+        for node, reply in self._send(dict.fromkeys(strangers, self._greeting)).items():
+            answer = decode(reply)
+            seller = self._seller_of_root.get(answer.root) if isinstance(answer, Hello) else None
+            if seller in silent:
+                self._node_of[seller] = node
 
 
 def _secret(context: Context) -> bytes:
@@ -117,6 +159,26 @@ def _secret(context: Context) -> bytes:
     return secret
 
 
+def _seller(make_seller: Callable[[Context, bytes], Seller], context: Context) -> Seller:
+    """Give the seller of a node as it was when its last message was answered, wherever that was."""
+    secret = _secret(context)
+    key = (context.run_id, context.node_id)
+    if key not in _sellers:
+        _sellers[key] = make_seller(context, secret)
+    _sellers.move_to_end(key)
+    while len(_sellers) > _KEPT:
+        _sellers.popitem(last=False)
+    state: Any = context.state[_STATE]
+    _sellers[key].restore(state.get(_HEARD, []), state.get(_REVEALED, []))
+    return _sellers[key]
+
+
+def _keep(seller: Seller, context: Context) -> None:
+    state: Any = context.state[_STATE]
+    state[_HEARD] = list(seller.heard)
+    state[_REVEALED] = sorted(seller.revealed)
+
+
 def seller_app(make_seller: Callable[[Context, bytes], Seller]) -> ClientApp:
     """Make the app of a node that sells.
 
@@ -124,19 +186,16 @@ def seller_app(make_seller: Callable[[Context, bytes], Seller]) -> ClientApp:
     ----------
     make_seller
         Gives the seller of a node, from the node's context, such as its
-        ``node_config["partition-id"]``, and a secret for it. It is called again after restarts, and
-        must then give the same rows in the same order.
+        ``node_config["partition-id"]``, and a secret for it that lasts as long as the node runs. It
+        is called again and again, and must always give the same rows in the same order; for a
+        seller that outlives a restart of its node, also with the same secret, not the one given.
     """
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
-        key = (context.run_id, context.node_id)
-        if key not in _sellers:
-            _sellers[key] = make_seller(context, _secret(context))
-        _sellers.move_to_end(key)
-        while len(_sellers) > _KEPT:
-            _sellers.popitem(last=False)
-        frame = _sellers[key].handle(_unpacked(message))
+        seller = _seller(make_seller, context)
+        frame = seller.handle(_unpacked(message))
+        _keep(seller, context)
         return Message(_packed(frame), reply_to=message)
 
     for kind in REQUESTS:
@@ -145,12 +204,13 @@ def seller_app(make_seller: Callable[[Context, bytes], Seller]) -> ClientApp:
 
 
 def buyer_app(
-    buyer: Buyer | AggregateBuyer,
+    buyer: FederatedBuyer,
     budget: float,
     on_purchase: Callable[[Purchase], None],
     *,
     sellers: int | None = None,
     timeout: float | None = None,
+    on_step: Callable[[Step], None] | None = None,
 ) -> ServerApp:
     """Make the app of a server that buys once.
 
@@ -161,14 +221,16 @@ def buyer_app(
     budget
         What may be spent, in the currency of the prices.
     on_purchase
-        Gets what was bought; sellers are numbered by their nodes.
+        Gets what was bought; sellers are numbered by their nodes at the beginning.
     sellers, timeout
         See `FlowerTransport`.
+    on_step
+        Sees every step.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        on_purchase(buyer.buy(FlowerTransport(grid, sellers, timeout), budget))
+        on_purchase(buyer.buy(FlowerTransport(grid, sellers, timeout), budget, on_step))
 
     return app

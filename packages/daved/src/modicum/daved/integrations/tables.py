@@ -1,15 +1,17 @@
 """Files of records, in and out.
 
 Reads rows of numbers from .npy, .npz, .csv, .parquet and .safetensors, from a list of such files
-and from a folder of them, with the columns that hold prices, names and lots set apart. Arrays on
-the disk stay there as memory maps where the format allows it (.npy, .safetensors), so that a pool
-may be larger than the memory; several files stay several shards. Writes tables as CSV or Parquet,
-whole or not at all. No file is ever unpickled. Parquet needs pyarrow: ``modicum-daved[parquet]``.
+and from a folder of them, with the columns that hold prices, names, lots, noise and texts set
+apart. Arrays on the disk stay there as memory maps where the format allows it (.npy,
+.safetensors), so that a pool may be larger than the memory; several files stay several shards.
+Writes tables as CSV or Parquet, whole or not at all. No file is ever unpickled. Parquet needs
+pyarrow: ``modicum-daved[parquet]``.
 
 Shapes: n records, d features.
 """
 
 import csv
+import datetime
 import io
 import json
 import os
@@ -24,10 +26,22 @@ from modicum.core.experiment import write_atomic
 from modicum.daved.frames import Frame, align, count, to_frame, to_vector
 from modicum.daved.selection import PlanRow, Selection
 
-__all__ = ["FORMATS", "Table", "read_table", "write_plan", "write_table"]
+__all__ = [
+    "FORMATS",
+    "ImageFiles",
+    "Table",
+    "check_writable",
+    "read_table",
+    "read_vector",
+    "write_plan",
+    "write_table",
+]
 
 FORMATS = (".npy", ".npz", ".csv", ".parquet", ".safetensors")
 """Endings of the files that can be read."""
+
+WRITABLE = (".csv", ".parquet")
+"""Endings of the files that can be written."""
 
 # Lines of a CSV file that are turned into numbers together.
 _LINES_OF_A_BLOCK = 4096
@@ -67,6 +81,15 @@ class Table:
         (n,) names of the records; None unless a column of them was named.
     groups
         (n,) lots; None unless a column of them was named.
+    noise
+        (n,) float64 variances of the label noise; None unless a column of them was named.
+    weights
+        (n,) float64 weights of the records; None unless a column of them was named.
+    records
+        (n,) texts or other values that a feature map takes instead of numbers; None unless a column
+        of them was named.
+    ignored
+        Those of the columns to be ignored that some file has.
     files
         Files read, in order.
     offsets
@@ -78,6 +101,10 @@ class Table:
     prices: np.ndarray | None = None
     labels: np.ndarray | None = None
     groups: np.ndarray | None = None
+    noise: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    records: np.ndarray | None = None
+    ignored: frozenset[str] = frozenset()
     files: tuple[Path, ...] = ()
     offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
 
@@ -93,7 +120,12 @@ def read_table(
     price: str | None = None,
     label: str | None = None,
     group: str | None = None,
+    noise: str | None = None,
+    weight: str | None = None,
+    record: str | None = None,
+    features: Sequence[str] | None = None,
     drop: Sequence[str] = (),
+    ignore: Sequence[str] = (),
     key: str | None = None,
 ) -> Table:
     """Read records from one file, several files or a folder.
@@ -103,12 +135,18 @@ def read_table(
     source
         A file whose ending is one of `FORMATS`, a folder (its files with such endings, by name), or
         a sequence of files.
-    price, label, group
-        Columns that hold what is asked for each record, its name and its lot. In .npz and
+    price, label, group, noise, weight, record
+        Columns that hold what is asked for each record, its name, its lot, the variance of its
+        label noise, its weight, and the text (or path) that features are made of. In .npz and
         .safetensors files these are names of arrays with one value per record; .npy files have
         none.
+    features
+        Columns that are features, in this order, whatever others there are; by default all that are
+        not named as something else. Without any, the table has no column of values.
     drop
         Columns that are no features: targets, for example.
+    ignore
+        Likewise, but they need not be there.
     key
         Name of the array with the features in .npz and .safetensors files; not needed where only
         one array has two dimensions.
@@ -130,8 +168,17 @@ def read_table(
         If a Parquet file is to be read without pyarrow.
     """
     files = _files(source)
-    special = {"price": price, "label": label, "group": group}
-    parts = [_read(path, _Request(special, tuple(drop), key)) for path in files]
+    special = {
+        "price": price,
+        "label": label,
+        "group": group,
+        "noise": noise,
+        "weight": weight,
+        "record": record,
+    }
+    chosen = None if features is None else tuple(features)
+    request = _Request(special, chosen, tuple(drop), tuple(ignore), key)
+    parts = [_read(path, request) for path in files]
     frame = parts[0].frame if len(parts) == 1 else _frame_of_shards(parts)
     return Table(
         values=frame.values,
@@ -139,9 +186,70 @@ def read_table(
         prices=_joined(parts, "prices"),
         labels=_joined(parts, "labels"),
         groups=_joined(parts, "groups"),
+        noise=_joined(parts, "noise"),
+        weights=_joined(parts, "weights"),
+        records=_joined(parts, "records"),
+        ignored=frozenset[str]().union(*(part.ignored for part in parts)),
         files=tuple(files),
         offsets=np.cumsum([0, *(count(part.values) for part in parts)]),
     )
+
+
+def read_vector(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read one number per record, (n,) float64, from a file of one column.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it has more columns than one, or cannot be read.
+    """
+    path = _files(path)[0]
+    values = _load_numpy(path) if path.suffix == ".npy" else read_table(path).values
+    return to_vector(values, str(path))
+
+
+class ImageFiles(Sequence[Any]):
+    """Image files as a sequence of images, each read when it is asked for.
+
+    Parameters
+    ----------
+    paths
+        (n,) files.
+    """
+
+    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read one image; ImportError without pillow."""
+        try:
+            from PIL import Image
+        except ImportError as error:
+            raise ImportError(
+                'images need pillow: pip install "modicum-daved[transformers]"'
+            ) from error
+        with Image.open(self.paths[index]) as image:
+            image.load()
+            return image
+
+
+def check_writable(path: str | os.PathLike[str], endings: Sequence[str] = WRITABLE) -> Path:
+    """Refuse a file that could not be written, before what goes into it is computed.
+
+    Raises
+    ------
+    ValueError
+        If it ends in none of the endings.
+    """
+    path = Path(path)
+    if path.suffix not in endings:
+        raise ValueError(f"cannot write {path.name}: the ending has to be {' or '.join(endings)}")
+    return path
 
 
 def write_table(path: str | os.PathLike[str], columns: Mapping[str, Sequence[Any]]) -> Path:
@@ -167,15 +275,12 @@ def write_table(path: str | os.PathLike[str], columns: Mapping[str, Sequence[Any
     ImportError
         If a Parquet file is asked for without pyarrow.
     """
-    path = Path(path)
+    path = check_writable(path)
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of one table have different lengths: {lengths}")
-    if path.suffix == ".csv":
-        return write_atomic(path, _csv_text(columns))
-    if path.suffix == ".parquet":
-        return write_atomic(path, _parquet_bytes(columns))
-    raise ValueError(f"cannot write {path.name}: the ending has to be .csv or .parquet")
+    is_csv = path.suffix == ".csv"
+    return write_atomic(path, _csv_text(columns) if is_csv else _parquet_bytes(columns))
 
 
 def write_plan(path: str | os.PathLike[str], selection: Selection, sigma2: float = 1.0) -> Path:
@@ -192,37 +297,67 @@ def write_plan(path: str | os.PathLike[str], selection: Selection, sigma2: float
     """
     rows = selection.plan(sigma2)
     names = [item.name for item in fields(PlanRow)]
-    return write_table(path, {name: [getattr(row, name) for row in rows] for name in names})
+    columns = {name: [getattr(row, name) for row in rows] for name in names}
+    return write_table(path, {**columns, "label": _storable(columns["label"])})
+
+
+def _storable(labels: list[Any]) -> list[Any]:
+    """Give labels as text unless they are of one type that a column can hold."""
+    kinds = (str, bool, int, float, datetime.date, datetime.timedelta)
+    is_one = len(set(map(type, labels))) <= 1
+    is_storable = is_one and all(isinstance(label, kinds) for label in labels)
+    return labels if is_storable else list(map(str, labels))
 
 
 @dataclass(frozen=True)
 class _Request:
-    """Which columns are no features, and which array holds them."""
+    """Which columns are features, which are something else, and which array holds the features."""
 
     special: dict[str, str | None]
+    features: tuple[str, ...] | None
     drop: tuple[str, ...]
+    ignore: tuple[str, ...]
     key: str | None
 
     @property
     def named(self) -> dict[str, str]:
         return {role: name for role, name in self.special.items() if name is not None}
 
+    @property
+    def asks(self) -> bool:
+        """Whether something is asked for by its name."""
+        return bool(self.named or self.drop or self.features)
+
     def check(self, known: Sequence[str], path: Path) -> None:
-        wanted = [*self.named.values(), *self.drop]
+        wanted = [*self.named.values(), *self.drop, *(self.features or ())]
         missing = [name for name in wanted if name not in known]
         if missing:
             raise ValueError(f"{path} has no column {missing}; it has {list(known)}")
 
-    def split(self, columns: Mapping[str, Any], frame: Frame) -> Table:
+    def features_among(self, known: Sequence[str]) -> list[str]:
+        """Give the names of the features of a file with these columns."""
+        if self.features is not None:
+            return list(self.features)
+        apart = {*self.named.values(), *self.drop, *self.ignore}
+        return [name for name in known if name not in apart]
+
+    def split(self, columns: Mapping[str, Any], frame: Frame, known: Sequence[str]) -> Table:
         """Make a table of features and of the columns that are none."""
-        roles = {role: columns[name] for role, name in self.named.items()}
-        price, label, group = (roles.get(role) for role in ("price", "label", "group"))
+
+        def vector(role: str, dtype: Any = None) -> np.ndarray | None:
+            name = self.special[role]
+            return None if name is None else to_vector(columns[name], f"column {name!r}", dtype)
+
         return Table(
             frame.values,
             frame.columns,
-            None if price is None else to_vector(price, f"column {self.special['price']!r}"),
-            None if label is None else to_vector(label, "labels", dtype=None),
-            None if group is None else to_vector(group, "groups", dtype=None),
+            vector("price", np.float64),
+            vector("label"),
+            vector("group"),
+            vector("noise", np.float64),
+            vector("weight", np.float64),
+            vector("record"),
+            frozenset(self.ignore) & set(known),
         )
 
 
@@ -275,9 +410,9 @@ def _joined(parts: Sequence[Table], what: str) -> np.ndarray | None:
 
 
 def _read_npy(path: Path, request: _Request) -> Table:
-    if request.named or request.drop:
+    if request.asks:
         request.check((), path)
-    return request.split({}, to_frame(_load_numpy(path, mmap_mode="r"), str(path)))
+    return request.split({}, to_frame(_load_numpy(path, mmap_mode="r"), str(path)), ())
 
 
 def _load_numpy(path: Path, **settings: Any) -> Any:
@@ -296,22 +431,33 @@ def _of_arrays(arrays: Mapping[str, np.ndarray], path: Path, request: _Request) 
     request.check(list(arrays), path)
     if request.key is not None and request.key not in arrays:
         raise ValueError(f"{path} has no array {request.key!r}; it has {list(arrays)}")
-    matrices = [name for name, array in arrays.items() if array.ndim == 2]
-    matrices = [name for name in matrices if name not in (*request.named.values(), *request.drop)]
+    if request.features is not None:
+        return _without_features(arrays, path, request)
+    known = request.features_among(list(arrays))
+    matrices = [name for name in known if arrays[name].ndim == 2]
     if request.key is None and len(matrices) != 1:
         raise ValueError(
             f"{path} has {len(matrices)} arrays of two dimensions, {matrices}; say with key which "
             "one holds the features"
         )
     key = request.key or matrices[0]
-    table = request.split(arrays, to_frame(arrays[key], f"{key!r} of {path}"))
+    table = request.split(arrays, to_frame(arrays[key], f"{key!r} of {path}"), list(arrays))
+    _check_lengths(table, path)
+    return table
+
+
+def _without_features(arrays: Mapping[str, np.ndarray], path: Path, request: _Request) -> Table:
+    if request.features or not request.named:
+        raise ValueError(f"the features of {path} have no names: say with key which array they are")
+    n = len(arrays[next(iter(request.named.values()))])
+    table = request.split(arrays, _nothing(n), list(arrays))
     _check_lengths(table, path)
     return table
 
 
 def _check_lengths(table: Table, path: Path) -> None:
     n = count(table.values)
-    for what in ("prices", "labels", "groups"):
+    for what in ("prices", "labels", "groups", "noise", "weights", "records"):
         found = getattr(table, what)
         if found is not None and len(found) != n:
             raise ValueError(f"{path} has {len(found)} {what} and {n} records")
@@ -360,7 +506,7 @@ def _read_csv(path: Path, request: _Request) -> Table:
         names = first if has_names else [str(number) for number in range(len(first))]
         if len(set(names)) < len(names):
             raise ValueError(f"{path} has two columns of the same name: {names}")
-        if has_names or request.named or request.drop:
+        if has_names or request.asks:
             request.check(names if has_names else (), path)
         return _of_lines(path, lines, None if has_names else first, names, request)
 
@@ -368,8 +514,8 @@ def _read_csv(path: Path, request: _Request) -> Table:
 def _of_lines(
     path: Path, lines: Any, first: list[str] | None, names: list[str], request: _Request
 ) -> Table:
-    apart = {*request.named.values(), *request.drop}
-    features = [number for number, name in enumerate(names) if name not in apart]
+    chosen = request.features_among(names)
+    features = [names.index(name) for name in chosen]
     texts: dict[str, list[str]] = {name: [] for name in request.named.values()}
     blocks: list[np.ndarray] = []
     waiting: list[list[str]] = []
@@ -384,14 +530,11 @@ def _of_lines(
             found.append(line[names.index(name)])
         waiting.append([line[number] for number in features])
         if len(waiting) == _LINES_OF_A_BLOCK:
-            blocks.append(_numbers(waiting, path, [names[number] for number in features]))
+            blocks.append(_numbers(waiting, path, chosen))
             waiting = []
-    blocks.append(_numbers(waiting, path, [names[number] for number in features]))
-    has_names = first is None
-    frame = Frame(
-        np.concatenate(blocks), tuple(names[number] for number in features) if has_names else None
-    )
-    return request.split({name: np.array(found) for name, found in texts.items()}, frame)
+    blocks.append(_numbers(waiting, path, chosen))
+    frame = Frame(np.concatenate(blocks), tuple(chosen) if first is None else None)
+    return request.split({name: np.array(found) for name, found in texts.items()}, frame, names)
 
 
 def _with_first(first: list[str] | None, lines: Any) -> Iterator[list[str]]:
@@ -435,11 +578,16 @@ def _read_parquet(path: Path, request: _Request) -> Table:
     parquet = _parquet()
     known = parquet.read_schema(path).names
     request.check(known, path)
-    table = parquet.read_table(path, columns=[name for name in known if name not in request.drop])
+    chosen = request.features_among(known)
     special = set(request.named.values())
-    features = table.select([name for name in table.column_names if name not in special])
+    table = parquet.read_table(path, columns=list({*chosen, *special}))
     columns = {name: table.column(name) for name in special}
-    return request.split(columns, to_frame(features, str(path)))
+    frame = to_frame(table.select(chosen), str(path)) if chosen else _nothing(table.num_rows)
+    return request.split(columns, frame, known)
+
+
+def _nothing(n: int) -> Frame:
+    return Frame(np.empty((n, 0)), ())
 
 
 def _csv_text(columns: Mapping[str, Sequence[Any]]) -> str:

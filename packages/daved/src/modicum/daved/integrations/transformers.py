@@ -23,11 +23,12 @@ import numpy as np
 from modicum.core.device import resolve_device
 from modicum.daved.errors import DAVEDWarning
 from modicum.daved.features import FeatureMap
-from modicum.daved.features_torch import asking, digest_of_state, to_numpy
 
 try:
     import torch
     import transformers
+
+    from modicum.daved.features_torch import asking, digest_of_state, to_numpy
 except ModuleNotFoundError as missing:
     if missing.name not in ("torch", "transformers"):
         raise

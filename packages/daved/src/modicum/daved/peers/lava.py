@@ -4,10 +4,12 @@ Sees the sellers' labels and labelled points of the buyer; no queries, no prices
 "LAVA: Data Valuation without Pre-Specified Learning Algorithms", ICLR 2023, arXiv 2305.00054: the
 value of a row is minus the calibrated gradient of the transport distance with respect to the row's
 mass. The cost of moving one labelled point to another is the squared distance of their features
-plus the squared distance of their labels. Two classes are as far from each other as the features
-of their rows are, again in transport (sellers' rows and validation points in one pot).
+plus the squared distance of their labels. A class of the sellers and one of the validation points
+are as far from each other as the features of their rows are, again in transport; so a class has a
+distance from itself, too.
 
-Shapes: n rows, v validation points, d features, c classes, a and b points of two classes.
+Shapes: n rows, v validation points, d features, c and e classes of the two, a and b points of two
+classes.
 """
 
 from typing import Literal
@@ -46,40 +48,42 @@ def calibrated_gradient(potential_n: np.ndarray) -> np.ndarray:
 
 
 def class_distances(
-    rows_nd: np.ndarray, classes_n: np.ndarray, regularization: float
+    rows_nd: np.ndarray,
+    classes_n: np.ndarray,
+    points_vd: np.ndarray,
+    classes_v: np.ndarray,
+    epsilon: float,
 ) -> np.ndarray:
-    """Give the squared transport distance of the features of every two classes.
+    """Give the squared transport distance of the features of every class to every class.
 
     Parameters
     ----------
-    rows_nd
-        Points, (n, d).
-    classes_n
-        Their classes, 0 … c−1, each with at least one point.
-    regularization
-        Entropy as a share of the mean cost.
+    rows_nd, classes_n
+        Rows, (n, d), and their classes, (n,) of anything that can be sorted.
+    points_vd, classes_v
+        The same of the validation points.
+    epsilon
+        Entropy, in squared units of the features, positive. Its bias is taken out: the distance is
+        the Sinkhorn divergence OT(a, b) - OT(a, a) / 2 - OT(b, b) / 2.
 
     Returns
     -------
     numpy.ndarray
-        (c, c) float64, symmetric, 0 on the diagonal.
+        (c, e) float64, at least 0; classes in sorted order.
     """
-    count = int(classes_n.max()) + 1
-    found_cc = np.zeros((count, count))
-    for one in range(count):
-        for other in range(one):
-            costs_ab = squared_distances(rows_nd[classes_n == one], rows_nd[classes_n == other])
-            found_cc[one, other] = found_cc[other, one] = _transport_cost(costs_ab, regularization)
-    return found_cc
+    ours = [rows_nd[classes_n == one] for one in np.unique(classes_n)]
+    theirs = [points_vd[classes_v == one] for one in np.unique(classes_v)]
+    our_own = np.array([_transport(rows_ad, rows_ad, epsilon) for rows_ad in ours])
+    their_own = np.array([_transport(rows_bd, rows_bd, epsilon) for rows_bd in theirs])
+    between_ce = np.array(
+        [[_transport(rows_ad, rows_bd, epsilon) for rows_bd in theirs] for rows_ad in ours]
+    )
+    return np.maximum(between_ce - our_own[:, None] / 2 - their_own / 2, 0.0)
 
 
-def _transport_cost(costs_ab: np.ndarray, regularization: float) -> float:
-    scale = float(costs_ab.mean())
-    if scale == 0:
-        return 0.0
-    a, b = costs_ab.shape
-    solved = sinkhorn(costs_ab, _uniform(a), _uniform(b), regularization * scale)
-    return float((solved.plan_ab * costs_ab).sum())
+def _transport(rows_ad: np.ndarray, rows_bd: np.ndarray, epsilon: float) -> float:
+    costs_ab = squared_distances(rows_ad, rows_bd)
+    return sinkhorn(costs_ab, _uniform(len(rows_ad)), _uniform(len(rows_bd)), epsilon).value
 
 
 class LAVA(Peer):
@@ -93,7 +97,7 @@ class LAVA(Peer):
     label_weight
         What the squared distance of labels is multiplied with.
     regularization
-        Entropy as a share of the mean cost.
+        Entropy as a share of the mean cost; between classes, of the mean cost of features.
 
     Raises
     ------
@@ -127,12 +131,14 @@ class LAVA(Peer):
     def _labels(self, view: View) -> np.ndarray:
         if self.task == "regression":
             return squared_distances(columns(view.labels_n), columns(view.validation_labels_v))
-        n = len(view.rows_nd)
-        together = np.concatenate([np.asarray(view.labels_n), np.asarray(view.validation_labels_v)])
-        _, classes = np.unique(together, axis=0, return_inverse=True)
-        points = np.concatenate([view.rows_nd, np.asarray(view.validation_rows_vd)])
-        found_cc = class_distances(points, classes, self.regularization)
-        return found_cc[np.ix_(classes[:n], classes[n:])]
+        rows_nd, points_vd = view.rows_nd, np.asarray(view.validation_rows_vd)
+        _, classes_n = np.unique(np.asarray(view.labels_n), axis=0, return_inverse=True)
+        _, classes_v = np.unique(np.asarray(view.validation_labels_v), axis=0, return_inverse=True)
+        epsilon = self.regularization * float(squared_distances(rows_nd, points_vd).mean())
+        if epsilon == 0:
+            return np.zeros((len(rows_nd), len(points_vd)))
+        found_ce = class_distances(rows_nd, classes_n, points_vd, classes_v, epsilon)
+        return found_ce[np.ix_(classes_n, classes_v)]
 
     def _values(self, view: View, rng: np.random.Generator) -> np.ndarray:
         costs_nv = self.costs(view)

@@ -33,7 +33,13 @@ class Problem:
     prices
         What is paid for each row, (n,), whatever the rule; 1 each by default.
     owned
-        Information that the buyer has already, (d, d): the Gram matrix of owned rows.
+        Information that the buyer has already, (d, d): the Gram matrix of owned rows. Only greedy
+        purchases, which count whole rows, look at it.
+    constant
+        Information that is there whatever the weights, (d, d), positive semidefinite, in the unit
+        of weights of sum 1: C in M(w) = C + Σ w_j x_j x_j'. The Gram matrix of owned rows divided
+        by the budget is one, a ridge that stays is another. `FrankWolfe` and `Multiplicative` take
+        it.
     """
 
     pool: Pool
@@ -42,6 +48,7 @@ class Problem:
     budget: float | None = None
     prices: np.ndarray | None = None
     owned: np.ndarray | None = None
+    constant: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class Design:
     objective
         L(w) of these weights, in units of label variance per unit weight.
     gap
-        Certificate for them; nan where the solver has none.
+        Certificate for them, max g - Σ w g; nan where the solver has none.
     scores
         g_j(w) = -∂L/∂w_j at these weights, (n,).
     inverse

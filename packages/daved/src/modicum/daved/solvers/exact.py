@@ -2,7 +2,8 @@
 
 Takes a problem (a pool of rows and a buyer's queries) and gives optimal design weights. All rows
 are in memory at once: for up to about 20,000 rows, and for checking other solvers. Prices come in
-through rows that are scaled already; `Problem.costs`, `budget` and `owned` are not looked at.
+through rows that are scaled already; `Problem.costs`, `budget`, `owned` and `constant` are not
+looked at.
 
 Shapes: n rows, d features, m queries, r rank of the rows.
 """

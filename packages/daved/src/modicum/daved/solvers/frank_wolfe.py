@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from modicum.daved.design import WhitenedInverse, first_best
+from modicum.daved.design import InverseBesideConstant, WhitenedInverse, first_best
 from modicum.daved.pool import Pool
 from modicum.daved.solvers.base import Design, Problem, Step
 from modicum.daved.steps import line_search, step_rule
@@ -109,6 +109,11 @@ class FrankWolfe:
     Source: "DAVED: Data Acquisition via Experimental Design for Data Markets", Lu et al.,
     NeurIPS 2024, arXiv 2403.13893. Ties go to the smallest index. `Problem.owned` is not looked at.
     Steps also end once the uniform start has less than 1e-10 of the weight.
+
+    With a `Problem.constant` the objective is that of the constant and the weighted rows together,
+    and so are scores and certificate. A step then shrinks a part of the information only, so that
+    the matrix is inverted anew each time, O(d³), and the line search is a numeric one, exact to
+    rounding.
     """
 
     def __init__(
@@ -187,9 +192,11 @@ class Run:
         self.problem = problem
         self.on_step = on_step
         self.weights = SparseWeights(problem.pool.n)
-        self.inverse = WhitenedInverse(
-            start_information(solver, problem.pool) if start_dd is None else start_dd,
-            problem.queries_md,
+        start_dd = start_information(solver, problem.pool) if start_dd is None else start_dd
+        self.inverse = (
+            WhitenedInverse(start_dd, problem.queries_md)
+            if problem.constant is None
+            else InverseBesideConstant(start_dd, problem.constant, problem.queries_md)
         )
         self.since_refresh = 0
         self.closed: set[int] = set()
@@ -211,21 +218,26 @@ class Run:
 
     def _step(self, scores_n: np.ndarray) -> bool:
         iteration, loss = len(self.history), self.inverse.loss()
-        gap = float(scores_n.max()) - loss
+        gap = float(scores_n.max()) - self.inverse.mean_score()
         ended = iteration == self.solver.max_iter or gap <= self.solver.tol * loss
         if ended or len(self.closed) == len(scores_n):
             return False
         row = self._best_row(scores_n)
         row_d = self.problem.pool.rows([row])[0]
-        known_loss = self.first_loss if self.solver.reference else loss
-        leverage = self.inverse.leverage(row_d)
-        wanted = self.solver.rule(known_loss, float(scores_n[row]), leverage, iteration)
+        wanted = self._wanted_step(row_d, loss, float(scores_n[row]))
         step_size = min(wanted, 1 - _LEAST_START / self._start_share())
         if step_size <= 0:
             return False
         self._note(Step(iteration, loss, gap, row, step_size))
         self._move(row, row_d, step_size)
         return True
+
+    def _wanted_step(self, row_d: np.ndarray, loss: float, score: float) -> float:
+        rule = self.solver.rule
+        if isinstance(self.inverse, InverseBesideConstant) and rule is line_search:
+            return self.inverse.best_step(row_d)
+        known_loss = self.first_loss if self.solver.reference else loss
+        return rule(known_loss, score, self.inverse.leverage(row_d), len(self.history))
 
     def _best_row(self, scores_n: np.ndarray) -> int:
         value_n = scores_n if self.problem.costs is None else scores_n / self.problem.costs
@@ -270,7 +282,7 @@ class Run:
         """Give what was found, once the run has ended."""
         assert self.scores_n is not None
         loss = self.inverse.loss()
-        gap = float(self.scores_n.max()) - loss
+        gap = float(self.scores_n.max()) - self.inverse.mean_score()
         return Design(
             weights=self.weights.dense(),
             objective=loss,

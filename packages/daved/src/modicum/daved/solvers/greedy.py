@@ -46,6 +46,9 @@ class Greedy:
     prior
         Prior precision λ in squared units of the features: label-noise variance over the variance
         of a coefficient. By default .05 times the rows' mean squared norm.
+    fill
+        Whether rows that the rest of the budget does not buy are passed over; else the first such
+        row that is the best ends the purchase.
 
     Notes
     -----
@@ -54,11 +57,12 @@ class Greedy:
     2403.13893. One pass over the pool, O(n d + n m), per purchase. Ties go to the smallest index.
     """
 
-    def __init__(self, prior: float | None = None) -> None:
+    def __init__(self, prior: float | None = None, fill: bool = True) -> None:
         self.prior = prior
+        self.fill = fill
 
     def solve(self, problem: Problem, on_step: Callable[[Step], None] | None = None) -> Design:
-        """Buy until nothing that is left is affordable.
+        """Buy until nothing that is left is affordable, or `fill` ends it.
 
         Parameters
         ----------
@@ -83,7 +87,10 @@ class Greedy:
         while affordable.any():
             gains_n = state.gains()
             value_n = gains_n if problem.costs is None else gains_n / problem.costs
-            row = int(np.argmax(np.where(affordable.open_n, value_n, -1.0)))
+            looked_at_n = affordable.open_n if self.fill else affordable.left_n
+            row = int(np.argmax(np.where(looked_at_n, value_n, -1.0)))
+            if not affordable.open_n[row]:
+                break
             step = Step(len(history), state.variance(), float("nan"), row)
             history.append(step)
             if on_step is not None:
@@ -159,6 +166,7 @@ class _Purse:
         self.prices_n = np.ones(n) if problem.prices is None else problem.prices
         budget = np.inf if problem.budget is None else problem.budget
         self.left = budget * (1 + BUDGET_TOLERANCE)
+        self.left_n = np.ones(n, dtype=bool)
         self.open_n = self.prices_n <= self.left
 
     def any(self) -> bool:
@@ -168,5 +176,5 @@ class _Purse:
     def buy(self, row: int) -> None:
         """Pay for a row."""
         self.left -= self.prices_n[row]
-        self.open_n[row] = False
+        self.left_n[row] = self.open_n[row] = False
         self.open_n &= self.prices_n <= self.left
