@@ -1,0 +1,1 @@
+"""What needs another library, one module per library or model family, imported when asked for."""

@@ -1,0 +1,1 @@
+"""Rules that say which tokens are committed, all behind one protocol."""
