@@ -1,0 +1,1 @@
+"""Boolean circuits: built, measured, evaluated, exchanged, compiled and found by search."""

@@ -1,0 +1,5 @@
+"""``python -m modicum.repcomplexity.cli``: the same commands."""
+
+from modicum.repcomplexity.cli import main
+
+main()

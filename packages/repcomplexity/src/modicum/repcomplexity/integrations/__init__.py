@@ -1,0 +1,1 @@
+"""What needs another library, one module per library, each imported when it is asked for."""
