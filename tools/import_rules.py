@@ -52,6 +52,8 @@ OPTIONAL = {
     "matplotlib": r"modicum\.\w+\.plots(\..*)?|modicum\.core\.(report|experiment)(\..*)?",
     "transformers": r"modicum\.core\.watermark\.causal_lm",
     "packaging": r"modicum\.core\.cli",
+    # Environments are the engine's own form of a process, in a room of their own.
+    "gymnasium": r"modicum\.repcomplexity\.envs(\..*)?",
     # A problem whose data come with the library.
     "sklearn": r"modicum\.zeroth\.problems\.logistic",
 }
@@ -69,7 +71,19 @@ DOORS = {
     ("modicum.testtime.results", "modicum.testtime.integrations.datasets"),
     ("modicum.testtime.verifiers", "modicum.testtime.integrations.reward_model"),
     ("modicum.daved.features", "modicum.daved.integrations.transformers"),
+    ("modicum.daved.selection", "modicum.daved.integrations.tables"),
     ("modicum.daved.solvers.exact", "modicum.daved.integrations.socp"),
+    ("modicum.pvf.loading", "modicum.pvf.integrations.checkpoints"),
+    ("modicum.repcomplexity.circuits.synthesis", "modicum.repcomplexity.integrations.sat"),
+    ("modicum.repcomplexity.collection", "modicum.repcomplexity.integrations.gymnasium"),
+    ("modicum.repcomplexity.data", "modicum.repcomplexity.integrations.minari"),
+    (
+        "modicum.repcomplexity.experiments._training",
+        "modicum.repcomplexity.integrations.training",
+    ),
+    ("modicum.repcomplexity.experts", "modicum.repcomplexity.integrations.mujoco"),
+    ("modicum.repcomplexity.experts", "modicum.repcomplexity.integrations.sb3"),
+    ("modicum.repcomplexity.report", "modicum.repcomplexity.integrations.pandas"),
     ("modicum.zeroth.executors", "modicum.zeroth.integrations.dask"),
     ("modicum.zeroth.executors", "modicum.zeroth.integrations.joblib"),
     ("modicum.zeroth.executors", "modicum.zeroth.integrations.ray"),

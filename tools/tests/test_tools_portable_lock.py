@@ -75,6 +75,9 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(f"GIT_{who}_EMAIL", "test@example.org")
     for name in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT"):
         monkeypatch.delenv(name, raising=False)
+    # The uv of this repository's private environment is none that the clone could find.
+    if (uv := portable_lock.find_uv()) is not None:
+        monkeypatch.setenv("PATH", f"{Path(uv).parent}{os.pathsep}{os.environ['PATH']}")
     folder = tmp_path / "clone"
     run("git", "clone", "--quiet", "--no-hardlinks", ROOT, folder, cwd=tmp_path)
     shutil.copy(ROOT / "tools/portable_lock.py", folder / "tools")
