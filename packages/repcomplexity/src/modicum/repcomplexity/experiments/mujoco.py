@@ -716,9 +716,9 @@ def protocol_table(found: Environment, plan: Plan) -> Table:
         rows,
         "In brackets: 95 %, experts and network seeds resampled. Nothing is held out or"
         f" standardised. zhu2024: {plan.epochs} passes, in place of 100; it grows as the root of"
-        f" the number of rows, by {longer:.2g} up to the paper's 99,999. scale_free: the same errors"
-        f" as √(Σ‖ŷ − y‖² / Σ‖y‖²). feng2023: {plan.rows_seen:,} rows seen, in place of 9 million;"
-        " × √d: with squared errors of dimensions added up as variances are.",
+        f" the number of rows, by {longer:.2g} up to the paper's 99,999. scale_free: the same"
+        f" errors as √(Σ‖ŷ − y‖² / Σ‖y‖²). feng2023: {plan.rows_seen:,} rows seen, in place of 9"
+        " million; × √d: with squared errors of dimensions added up as variances are.",
     )
 
 
