@@ -91,6 +91,45 @@ def test_without_gymnasium_nothing_is_missed_until_it_is_asked_for():
     assert 'pip install "modicum-repcomplexity[envs]"' in run(code)
 
 
+ABSENT = """
+import json, sys
+import numpy as np
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ModuleNotFoundError(f"no module {name}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+import modicum.repcomplexity as rc
+mdp = rc.MajorityMDP(4)
+rc.solve(mdp), rc.complexity_report(mdp, time_limit=1), rc.TruthTable.from_hex("e8", 3).fourier()
+if rc.solve(mdp).V.sum() != 124:
+    raise SystemExit("the solution is wrong")
+told = []
+data = rc.RolloutData.from_arrays(
+    np.arange(40.0)[:, None], np.zeros((40, 1)), np.arange(40.0), np.arange(1.0, 41)[:, None],
+    terminated=np.arange(40) % 10 == 9, truncated=np.zeros(40, bool),
+)
+for call in (
+    lambda: rc.TorchVecMDP(mdp, 2),
+    lambda: rc.measure(data, targets=["reward"], widths=[4], seeds=1, steps=1, device="cpu"),
+    lambda: rc.builders.model_circuit(4).to_torch(),
+):
+    try:
+        call()
+    except ImportError as error:
+        told.append(str(error))
+print(json.dumps(told))
+"""
+
+
+def test_without_torch_everything_exact_works_and_the_rest_says_what_brings_it():
+    told = run(ABSENT)
+    assert len(told) == 3
+    assert all('pip install "modicum-repcomplexity[torch]"' in one for one in told)
+
+
 @pytest.mark.parametrize(
     "first",
     [

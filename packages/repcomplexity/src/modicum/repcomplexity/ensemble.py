@@ -18,9 +18,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from modicum.core.device import numpy_generator, resolve_device, torch_generator
+
+try:
+    import torch
+except ModuleNotFoundError as missing:
+    raise ImportError(
+        'networks need torch: pip install "modicum-repcomplexity[torch]"'
+    ) from missing
 
 __all__ = ["MLPEnsemble", "NetworkSpec", "Problem", "batches", "parameter_count"]
 

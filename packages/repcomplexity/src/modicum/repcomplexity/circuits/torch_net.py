@@ -24,11 +24,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
-from torch import nn
-
 from modicum.repcomplexity.bits import check_limit
 from modicum.repcomplexity.circuits.circuit import Circuit, Gate, GateRecord
+
+try:
+    import torch
+    from torch import nn
+except ModuleNotFoundError as missing:
+    raise ImportError(
+        'the network of a circuit needs torch: pip install "modicum-repcomplexity[torch]"'
+    ) from missing
 
 __all__ = ["CircuitNet", "to_torch"]
 

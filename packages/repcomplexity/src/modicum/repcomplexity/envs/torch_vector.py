@@ -11,12 +11,17 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-import torch
-
 from modicum.core.device import resolve_device, torch_generator
 from modicum.repcomplexity.envs.observations import Observer
 from modicum.repcomplexity.envs.simulator import BatchSimulator, BatchState
 from modicum.repcomplexity.mdp import BitMDP, as_codes
+
+try:
+    import torch
+except ModuleNotFoundError as missing:
+    raise ImportError(
+        'TorchVecMDP needs torch: pip install "modicum-repcomplexity[torch]"'
+    ) from missing
 
 __all__ = ["TorchVecMDP"]
 

@@ -51,6 +51,8 @@ EXPERIMENTS = [
         "networks",
         "What small networks learn of the model and of the optimal Q-function",
         "Equal networks, data and steps; and the network that represents Q exactly.",
+        needs=("torch",),
+        extras="torch",
     ),
     _experiment(
         "metric_audit",
@@ -61,13 +63,15 @@ EXPERIMENTS = [
         "mujoco",
         "Transition, reward and Q-function of MuJoCo's robots",
         "Experts, one set of rows, small networks; published metrics beside scale-free ones.",
-        needs=("gymnasium", "mujoco", "stable_baselines3"),
+        needs=("torch", "gymnasium", "mujoco", "stable_baselines3"),
         extras="mujoco,sb3",
     ),
     _experiment(
         "sample_efficiency",
         "Does representation complexity predict sample efficiency?",
         "Fitted Q-iteration beside planning in a learned model, over the number of samples.",
+        needs=("torch",),
+        extras="torch",
     ),
     _experiment(
         "controls",
