@@ -99,13 +99,14 @@ def test_settings_reach_the_process(run):
     assert status == 0 and found["deterministic"] is False and found["horizon"] == 3
 
 
-def test_report_of_a_toy_text_environment(run):
+@pytest.mark.parametrize("off", ["false", "False"])
+def test_report_of_a_toy_text_environment(run, off):
     pytest.importorskip("gymnasium")
-    given = ["--env", "FrozenLake-v1", "--set", "is_slippery=false", "--horizon", "8"]
+    given = ["--env", "FrozenLake-v1", "--set", f"is_slippery={off}", "--horizon", "8"]
     status, shown, _ = run("report", *given, "--encoding", "gray", "--json")
     found = json.loads(shown)
     assert status == 0 and found["n_states"] in (16, 17) and found["encoding"] == "gray"
-    assert found["horizon"] == 8
+    assert found["horizon"] == 8 and found["deterministic"] is True
     own = ["report", "--env", "modicum/ParityMDP-v0", "--set", "n=4", "--targets", "reward"]
     assert run(*own)[1].startswith("# ParityMDP(n=4)")
 

@@ -80,6 +80,16 @@ def test_rows_of_experts(run, tmp_path, given, values):
     assert made[0]["info"]["env_id"] == given[1]
 
 
+def test_rows_of_whole_episodes(run, tmp_path):
+    pytest.importorskip("gymnasium")
+    given = ["--env", "modicum/MajorityMDP-v0", "--set", "n=4", "--out", tmp_path / "r.npz"]
+    given += ["--whole-episodes", "--json"]
+    status, shown, _ = run("collect", *given, "--steps", 20)
+    assert status == 0 and json.loads(shown)["rows"] == 18
+    status, _, errors = run("collect", *given, "--steps", 4)
+    assert status == 2 and "the only episode is cut off" in errors
+
+
 def test_rows_of_a_trained_model(run, tmp_path):
     sb3 = pytest.importorskip("stable_baselines3")
     model = tmp_path / "dqn.zip"

@@ -58,6 +58,19 @@ def test_returns_are_discounted_sums_that_go_on_after_truncation_only():
     )
 
 
+def test_an_episode_that_the_number_of_rows_cuts_off_can_be_left_out():
+    data = rollouts(over=(True, True, False), next_values=np.arange(16.0), gamma=0.9)
+    whole = data.whole_episodes()
+    assert len(whole) == 12 and whole.n_episodes == 2 and whole.gamma == 0.9
+    np.testing.assert_array_equal(whole.next_values, np.arange(12.0))
+    np.testing.assert_array_equal(whole.actions, data.actions[:12])
+    np.testing.assert_array_equal(whole.returns(), data.returns()[:12])
+    ended = rollouts()
+    assert ended.whole_episodes() is ended
+    with pytest.raises(ValueError, match="the only episode is cut off"):
+        rollouts(lengths=(3,), over=(False,)).whole_episodes()
+
+
 def test_termination_wins_over_truncation_of_the_same_step():
     flags = np.array([False, True])
     data = RolloutData.from_arrays(

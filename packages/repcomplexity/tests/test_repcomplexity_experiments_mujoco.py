@@ -238,14 +238,6 @@ def test_experts_of_different_runs_are_different(tmp_path):
     assert seeds == [{0, 1, 2}, {3, 4, 5}]
 
 
-def test_rows_after_the_last_end_have_no_returns():
-    whole = mujoco.whole_episodes(rollouts(n=50))
-    assert len(whole) == 40 and whole.terminated[-1] and whole.gamma == 0.99
-    assert len(whole.critic_q) == len(whole.next_values) == 40
-    alone = rollouts(n=10)
-    assert mujoco.whole_episodes(alone) is alone
-
-
 # Running ----------------------------------------------------------------------------------------
 
 

@@ -156,6 +156,9 @@ def test_collecting_by_id_and_progress():
     assert data.critic_q is None and data.next_values is None
     with pytest.raises(ValueError, match="n_steps must be at least 1"):
         collect("modicum/ParityMDP-v0", expert, 0)
+    # Episodes have nine steps.
+    whole = collect("modicum/ParityMDP-v0", expert, 20, whole_episodes=True)
+    assert len(whole) == 18 and whole.terminated[-1]
 
 
 def test_dictionaries_are_flattened_and_actions_counted_from_their_start():

@@ -37,6 +37,7 @@ def collect(
     deterministic: bool = False,
     seed: int = 0,
     gamma: float = 0.99,
+    whole_episodes: bool = False,
     progress: Progress | None = None,
 ) -> RolloutData:
     """Let an expert act for a number of steps.
@@ -59,13 +60,16 @@ def collect(
         Of the environment, and of an expert that has ``seed``.
     gamma
         Discount factor of the expert's critic.
+    whole_episodes
+        Leaves out the last episode where it was cut off, as `RolloutData.whole_episodes` does:
+        returns of an expert without values need that.
     progress
         Opens a progress bar, as `modicum.core.experiment.RunContext.progress` does.
 
     Raises
     ------
     ValueError
-        If `n_steps` is less than 1, or an observation is not finite.
+        If `n_steps` is less than 1, an observation is not finite, or no episode is whole.
     ImportError
         If Gymnasium is not installed.
     """
@@ -83,6 +87,7 @@ def collect(
                 deterministic=deterministic,
                 seed=seed,
                 gamma=gamma,
+                whole_episodes=whole_episodes,
                 progress=progress,
             )
         finally:
@@ -107,7 +112,7 @@ def collect(
         "seed": seed,
         "critic_parameters": getattr(expert, "n_parameters", None),
     }
-    return RolloutData.from_arrays(
+    data = RolloutData.from_arrays(
         spaces.flatten_rows(environment.observation_space, rows["observations"]),
         actions,
         rows["rewards"],
@@ -120,6 +125,7 @@ def collect(
         policy=policy,
         **_values(expert, rows, deterministic),
     )
+    return data.whole_episodes() if whole_episodes else data
 
 
 def sample_bit_mdp(

@@ -15,7 +15,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -375,8 +375,9 @@ class RolloutData:
         if tail != "zero" and cut_n.any() and self.next_values is None:
             raise ValueError(
                 f"{int(cut_n.sum())} of {self.n_episodes} episodes are truncated and there are no"
-                " next_values to go on with: give the expert's values, or tail='zero' to count"
-                " rewards up to the truncation only"
+                " next_values to go on with: give the expert's values, leave out what was cut"
+                " off at the end (whole_episodes), or count rewards up to the truncation only"
+                " (tail='zero')"
             )
         ends_n = np.zeros(len(self))
         if tail != "zero" and self.next_values is not None:
@@ -388,6 +389,23 @@ class RolloutData:
             following = self.rewards[row] + self.gamma * following
             returns_n[row] = following
         return returns_n
+
+    def whole_episodes(self) -> RolloutData:
+        """Leave out the last episode where it is truncated: the number of rows cuts it off there.
+
+        Returns of such an episode are not known without an expert's values.
+
+        Raises
+        ------
+        ValueError
+            If no episode is left.
+        """
+        if not self.truncated[-1] or self.terminated[-1]:
+            return self
+        kept = self.episodes < self.n_episodes - 1
+        if not kept.any():
+            raise ValueError("the only episode is cut off, so that no whole one is left")
+        return replace(self, **{name: rows[kept] for name, rows in self._arrays().items()})
 
     def inputs(self, uses_action: bool) -> np.ndarray:
         """Return what a network sees: observations, and actions beside them, ``(n, s [+ a])``."""

@@ -68,6 +68,15 @@ def collect(
         bool, typer.Option(help="Act without exploration.", rich_help_panel=ACTING)
     ] = False,
     steps: Annotated[int, typer.Option(help="Rows.", rich_help_panel=ACTING)] = 20_000,
+    whole_episodes: Annotated[
+        bool,
+        typer.Option(
+            "--whole-episodes",
+            help="Leave out the last episode where --steps cuts it off; returns of an expert "
+            "without values need that.",
+            rich_help_panel=ACTING,
+        ),
+    ] = False,
     gamma: Annotated[
         float, typer.Option(help="Discount of values and returns.", rich_help_panel=ACTING)
     ] = 0.99,
@@ -102,6 +111,8 @@ def collect(
             data = _acted(
                 str(env), chosen, expert, algo, noise, steps, deterministic, seed, gamma, progress
             )
+        if whole_episodes:
+            data = data.whole_episodes()
     data.save(out)
     found = {"out": str(out), **about(data)}
     if as_json:

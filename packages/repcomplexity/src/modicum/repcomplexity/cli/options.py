@@ -1,5 +1,6 @@
 """Options that commands share, and what is made of them: processes, targets, lists of numbers."""
 
+import ast
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -92,7 +93,7 @@ def numbers_of(text: str, option: str) -> list[int]:
 
 
 def settings_of(given: list[str] | None) -> dict[str, Any]:
-    """Read ``NAME=VALUE``; values are JSON, or texts.
+    """Read ``NAME=VALUE``; values are JSON, Python's literals, or texts.
 
     Raises
     ------
@@ -104,11 +105,18 @@ def settings_of(given: list[str] | None) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"--set takes NAME=VALUE, not {text!r}")
-        try:
-            settings[name] = json.loads(value)
-        except ValueError:
-            settings[name] = value
+        settings[name] = _value_of(value)
     return settings
+
+
+def _value_of(text: str) -> Any:
+    """Read JSON or what Python prints (``True``, ``None``, ``'x'``); anything else is a text."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
 
 
 def family_of(name: str, given: list[str] | None) -> "Callable[[int], BitMDP]":

@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -305,8 +305,8 @@ def rollouts(ctx: RunContext, env_id: str, plan: Plan, seed: int) -> RolloutData
             return data
     expert = expert_of(ctx, env_id, plan.train_steps[env_id], seed)
     data = collection.collect(env_id, expert, plan.rows, seed=seed, progress=ctx.progress)
-    if data.critic_q is None:
-        data = whole_episodes(data)
+    if data.critic_q is None and data.n_episodes > 1:
+        data = data.whole_episodes()
     data.save(path)
     ctx.save_partial(name, {"plan": wanted, "fingerprint": data.fingerprint()})
     return data
@@ -321,18 +321,6 @@ def expert_of(ctx: RunContext, env_id: str, train_steps: int, seed: int) -> expe
     return sac_expert(
         env_id, folder, train_steps, seed=seed, device=ctx.device, on_progress=bar.advance
     )
-
-
-def whole_episodes(data: RolloutData) -> RolloutData:
-    """Leave out the last episode, which the number of rows cut off: it has no returns."""
-    kept = data.episodes < data.n_episodes - 1
-    if not kept.any():
-        return data
-    columns = {one.name: getattr(data, one.name) for one in fields(data)}
-    arrays: dict[str, Any] = {
-        name: rows[kept] for name, rows in columns.items() if isinstance(rows, np.ndarray)
-    }
-    return replace(data, **arrays)
 
 
 def returns_of(data: RolloutData) -> np.ndarray:
