@@ -431,7 +431,9 @@ def test_interrupted_process_leaves_a_log_that_goes_on(tmp_path):
     path = write_spec(tmp_path, cmd=[*held, "{id}", QUADRATIC], workers=2, budget=80)
     log, waiting = tmp_path / "spec.jsonl", tmp_path / "waiting"
     code = (
-        "import sys\nfrom modicum.zeroth.integrations.command import run_spec\n"
+        "import signal, sys\nfrom modicum.zeroth.integrations.command import run_spec\n"
+        # A process that a shell starts in the background inherits an ignored SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "try:\n    run_spec(sys.argv[1])\nexcept KeyboardInterrupt:\n    sys.exit(130)\n"
     )
     for number in (signal.SIGINT, signal.SIGTERM):
