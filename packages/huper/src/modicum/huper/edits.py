@@ -24,7 +24,7 @@ EditCost = Callable[[str | None, str | None], float]
 """Cost of turning one phone into another: ``cost(p, q)`` to substitute, ``cost(p, None)`` to delete
 ``p``, ``cost(None, q)`` to insert ``q``."""
 
-EditOp = tuple[Literal["replace", "delete", "insert"], int, int]
+EditOp = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def encode(
         The reference scheme always holds one.
     cost
         ``"unit"``: Levenshtein, ties as rapidfuzz breaks them. ``"feature"``: substitutions cost
-        their distance in articulatory features. Or a function of your own, see `EditCost`; ties then go
-        to the earliest edit. It decides between alignments and so changes labels only.
+        their distance in articulatory features. Or a function of your own, see `EditCost`; ties
+        then go to the earliest edit. It decides between alignments and so changes labels only.
 
     Returns
     -------

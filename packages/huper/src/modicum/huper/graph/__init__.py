@@ -1,0 +1,27 @@
+"""Decoding between what was heard and what the dictionary says: CTC composed with edit graphs."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modicum.huper.graph.viterbi import Alignment, Edit, Pause, fused_decode
+
+__all__ = ["Alignment", "Edit", "Pause", "fused_decode"]
+
+_FROM = {
+    "Alignment": "viterbi",
+    "Edit": "viterbi",
+    "Pause": "viterbi",
+    "fused_decode": "viterbi",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FROM:
+        found = globals()[name] = getattr(import_module(f"{__name__}.{_FROM[name]}"), name)
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
