@@ -63,6 +63,7 @@ def edit_weight(said, weights, lam, maxdel, frames, repeat=None, restart=None, b
             return True
         return all(abs(i - length * (t + 1) / frames) <= band for t in range(first, last))
 
+    @lru_cache(None)
     def best(m, i):
         if not inside(i, 0 if m == 0 else bounds[m - 1], bounds[m]):
             return NEG
@@ -225,6 +226,7 @@ def test_options_equal_enumeration(name):
         if "repeat" in name or name in ("restart", "both"):
             frames, classes, length = 5, 3, 1 + trial % 2
             logprobs, weights = random_case(rng, frames, classes, length, sharpness=3.0)
+            maxdel = 1
         options = OPTIONS[name](rng, classes)
         if "repeat" in options or "restart" in options:
             # Make saying a canonical phone again cheaper than any other explanation.

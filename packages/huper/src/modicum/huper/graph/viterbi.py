@@ -473,10 +473,13 @@ class _Recursion:
         if self.silence is not None:
             self.pause_SKN = np.full((positions, self.memory, self.silence.min_frames), -np.inf)
         steps: list[_Step] = []
+        jumps = self.repeat is not None or self.restart is not None
         low = 0
         for t in range(self.frames):
             new_low, high = self._window(t + 1)
-            steps.append(self._step(t, low, high, new_low))
+            # A jump may land one below the band: the phone that then starts is inside it.
+            first = max(0, low - 1) if jumps else low
+            steps.append(self._step(t, first, high, new_low))
             low = new_low
         return self._trace(steps)
 
