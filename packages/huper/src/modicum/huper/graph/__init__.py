@@ -4,14 +4,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modicum.huper.graph.posteriors import Posteriors, edit_posteriors, forward_backward
     from modicum.huper.graph.viterbi import Alignment, Edit, Pause, fused_decode
 
-__all__ = ["Alignment", "Edit", "Pause", "fused_decode"]
+__all__ = [
+    "Alignment",
+    "Edit",
+    "Pause",
+    "Posteriors",
+    "edit_posteriors",
+    "forward_backward",
+    "fused_decode",
+]
 
 _FROM = {
     "Alignment": "viterbi",
     "Edit": "viterbi",
     "Pause": "viterbi",
+    "Posteriors": "posteriors",
+    "edit_posteriors": "posteriors",
+    "forward_backward": "posteriors",
     "fused_decode": "viterbi",
 }
 

@@ -40,6 +40,7 @@ __all__ = [
     "best_path",
     "fused_decode",
     "pose",
+    "scaled",
 ]
 
 _MEMORY_WARNING = 2**31  # bytes of back-pointers
@@ -534,7 +535,7 @@ class _Recursion:
         begin_SC, passed_SC = enter_SC, np.zeros(enter_SC.shape, self.code_type)
         if self.maxdel:
             begin_SC = enter_SC.copy()
-            dele_L = _scaled(lam, self.dele_L[low : high - 1])
+            dele_L = scaled(lam, self.dele_L[low : high - 1])
             exactly_SC = enter_SC
             for k in range(1, min(self.maxdel, high - 1 - low) + 1):
                 exactly_SC = exactly_SC[:-1] + dele_L[k - 1 :, None]
@@ -545,11 +546,11 @@ class _Recursion:
         new_SC = phone_SC.copy()
         code_SC = np.zeros(phone_SC.shape, self.code_type)
         span = self.maxdel + 1
-        take_SC = begin_SC[:-1] + _scaled(lam, self.sub_LC[low : high - 1])
+        take_SC = begin_SC[:-1] + scaled(lam, self.sub_LC[low : high - 1])
         better = take_SC > new_SC[1:]
         new_SC[1:][better] = take_SC[better]
         code_SC[1:][better] = _SUB * span + passed_SC[:-1][better]
-        add_SC = begin_SC + _scaled(lam, self.ins_SC[rows])
+        add_SC = begin_SC + scaled(lam, self.ins_SC[rows])
         better = add_SC > new_SC
         new_SC[better] = add_SC[better]
         code_SC[better] = _INS * span + passed_SC[better]
@@ -630,7 +631,7 @@ class _Recursion:
     def _trace(self, steps: list[_Step]) -> Path | None:
         tail_S = np.full(self.length + 1, -np.inf)
         tail_S[self.length] = 0.0
-        dele_L = _scaled(self.lam_T[-1], self.dele_L)
+        dele_L = scaled(self.lam_T[-1], self.dele_L)
         for i in range(self.length - 1, self.length - self.trailing - 1, -1):
             tail_S[i] = tail_S[i + 1] + dele_L[i]
         end_K = np.zeros(self.memory)
@@ -723,7 +724,7 @@ class _Recursion:
         )
 
 
-def _scaled(lam: float, weights: np.ndarray) -> np.ndarray:
+def scaled(lam: float, weights: np.ndarray) -> np.ndarray:
     """Multiply, with 0 · −inf = −inf: what is impossible stays so for every λ."""
     return lam * weights if lam else np.where(weights == -np.inf, -np.inf, 0.0)
 
