@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from modicum.huper.channel import EditChannel, phone_bigram
-from modicum.huper.graph import fused_decode
+from modicum.huper.emissions import Emissions
+from modicum.huper.graph import edit_posteriors, fused_decode
 from modicum.huper.graph.export import (
     channel_text,
     ctc_text,
@@ -227,7 +228,7 @@ def test_openfst_composition_finds_the_same_score():
         kaldifst.arcsort(heard, "olabel")
         best = kaldifst.shortest_path(kaldifst.compose(heard, graphs[2]))
         found, frames, said, total = kaldifst.get_linear_symbol_sequence(best)
-        # OpenFst computes in float32.
+        assert found
         assert -total.value == pytest.approx(
             best_path(logprobs, weights, 0, 0.7, 4).score, abs=1e-4
         )
@@ -278,3 +279,35 @@ def test_bad_inputs_are_named():
     other = EditChannel.fit([])
     with pytest.raises(ValueError, match="the channel was made for"):
         fused_decode(np.full((2, 8), -np.log(8)), ["V"], other, phones=PHONES)
+
+
+def test_decoding_a_batch_of_emissions():
+    channel = EditChannel.fit([(["V"], ["B"])] * 9, phones=PHONES)
+    rng = np.random.default_rng(12)
+    emissions = Emissions.log_softmax(rng.normal(size=(2, 9, 8)) * 3, [9, 6], 0.02, PHONES)
+    canonicals = [["V", "AA", "T"], ["IY", "B"]]
+    found = fused_decode(emissions, canonicals, channel)
+    assert isinstance(found, list) and len(found) == 2
+    for b, alignment in enumerate(found):
+        alone = fused_decode(emissions.utterance(b), canonicals[b], channel)
+        assert (alignment.phones, alignment.edits) == (alone.phones, alone.edits)
+        assert alignment.score == alone.score
+        assert alignment.seconds() == tuple((a * 0.02, b * 0.02) for a, b in alignment.spans)
+        with pytest.raises(ValueError, match="frame shift"):
+            alone.seconds()
+    for one, two in zip(
+        found, fused_decode(emissions, canonicals, channel, backend="torch"), strict=True
+    ):
+        assert one.edits == two.edits
+    with pytest.raises(ValueError, match="dysfluent"):
+        fused_decode(emissions, canonicals, channel, graph="dysfluent", band=3)
+    posteriors = edit_posteriors(emissions, canonicals, channel)
+    assert all(p.log_likelihood >= a.score for p, a in zip(posteriors, found, strict=True))
+    with pytest.raises(ValueError, match="list of 2"):
+        fused_decode(emissions, canonicals[0], channel)
+    one = Emissions.log_softmax(rng.normal(size=(1, 9, 8)), None, 0.02, PHONES)
+    assert fused_decode(one, canonicals[0], channel).canonical == ("V", "AA", "T")
+    bigram = phone_bigram([["V", "AA", "T"]] * 5, PHONES)
+    assert fused_decode(one, canonicals[0], channel, lm=bigram).reason is None
+    fitted = EditChannel.fit_em(emissions, canonicals, iterations=1, context="lr")
+    assert fitted.phones == PHONES and fitted.context_counts.sum() == pytest.approx(5)

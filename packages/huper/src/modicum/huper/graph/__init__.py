@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modicum.huper.graph import batched, dysfluent, export
     from modicum.huper.graph.posteriors import Posteriors, edit_posteriors, forward_backward
     from modicum.huper.graph.viterbi import Alignment, Edit, Pause, fused_decode
 
@@ -12,11 +13,15 @@ __all__ = [
     "Edit",
     "Pause",
     "Posteriors",
+    "batched",
+    "dysfluent",
     "edit_posteriors",
+    "export",
     "forward_backward",
     "fused_decode",
 ]
 
+_MODULES = {"batched", "dysfluent", "export"}
 _FROM = {
     "Alignment": "viterbi",
     "Edit": "viterbi",
@@ -29,6 +34,8 @@ _FROM = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name in _FROM:
         found = globals()[name] = getattr(import_module(f"{__name__}.{_FROM[name]}"), name)
         return found

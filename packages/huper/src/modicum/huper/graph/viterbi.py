@@ -288,7 +288,24 @@ def fused_decode(
         raise ValueError(f'backend must be "auto", "numpy" or "torch", got {backend!r}')
     if graph not in ("edit", "dysfluent"):
         raise ValueError(f'graph must be "edit" or "dysfluent", got {graph!r}')
-    extras = {"repeat": repeat, "restart": restart, "silence": silence, "lm": lm, "band": band}
+    extras: dict[str, Any] = {
+        "repeat": repeat,
+        "restart": restart,
+        "silence": silence,
+        "lm": lm,
+        "band": band,
+    }
+    plain = all(value is None for value in extras.values()) and np.ndim(lam) == 0
+    if graph == "dysfluent" and not (plain and not alternatives):
+        raise ValueError(
+            'graph="dysfluent" has no repeat, restart, silence, lm, band, alternatives and no λ '
+            'that changes over time; use graph="edit"'
+        )
+    if backend == "torch" and not (plain and not alternatives):
+        raise ValueError(
+            'backend="torch" has no repeat, restart, silence, lm, band, alternatives and no λ that '
+            'changes over time; use backend="numpy"'
+        )
     problem = pose(emissions, canonical, channel, phones, blank)
     if alternatives:
         return _best_of(problem, alternatives, channel, lam, maxdel, extras)
@@ -302,13 +319,7 @@ def fused_decode(
             for logprobs_TC, weights in zip(problem.logprobs, problem.weights, strict=True)
         ]
         return found[0] if problem.single else found
-    plain = all(value is None for value in extras.values()) and np.ndim(lam) == 0
     on_gpu = isinstance(emissions, Emissions) and emissions.logprobs.device.type != "cpu"
-    if backend == "torch" and not plain:
-        raise ValueError(
-            'backend="torch" has no repeat, restart, silence, lm, band and no λ that changes over '
-            'time; use backend="numpy"'
-        )
     paths: Sequence[Path | None]
     if backend == "torch" or (backend == "auto" and plain and on_gpu):
         from modicum.huper.graph import batched
