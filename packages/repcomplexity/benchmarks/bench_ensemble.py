@@ -4,8 +4,9 @@ Four targets of the majority process, five widths, five seeds. The loop is what 
 hand: an ``nn.Sequential`` and a ``torch.optim.Adam`` for each network. The other peer is torch's
 own way to train networks of one shape together, ``torch.func``: seeds in one ``vmap``. All start
 from the same weights and take the same batches, which are drawn before the clock starts, so that
-they differ by rounding only. They take turns, width by width. ``measure``, which trains an ensemble
-for each width on a CPU, is timed as a whole: it draws the batches, and has the errors in the end.
+they differ by rounding only. They take turns, width by width. One ensemble of all widths is timed
+once, and so is ``measure``, as a whole: it trains an ensemble for each width on a CPU, draws the
+batches itself, and has the errors in the end.
 
     python packages/repcomplexity/benchmarks/bench_ensemble.py [--device cuda]
 
@@ -30,7 +31,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from modicum.core.benchmark import medians, preamble, table, write_section
+from modicum.core.benchmark import medians, preamble, seconds, table, write_section
 from modicum.core.device import one_thread, resolve_device
 from modicum.repcomplexity.collection import sample_bit_mdp
 from modicum.repcomplexity.data import TARGETS, RolloutData
@@ -65,7 +66,7 @@ class Plan:
     repeats: int
 
 
-FULL = Plan(("next_obs", "delta", "policy", "q"), (8, 16, 32, 64, 128), 5, 10_000, 100, 2)
+FULL = Plan(("next_obs", "delta", "policy", "q"), (8, 16, 32, 64, 128), 5, 10_000, 60, 2)
 QUICK = Plan(("next_obs", "q"), (4, 8), 2, 500, 20, 1)
 
 
@@ -221,9 +222,9 @@ def sections(plan: Plan, device: str) -> list[str]:
     for width in plan.widths:
         for name, train in ((LOOP, loop), (VMAP, vmapped), (EACH, ensemble)):
             calls[f"{name} {width}"] = keep(name, train, work.specs([width]))
-    calls[ALL] = keep(ALL, ensemble, work.specs(plan.widths))
-    calls[MEASURE] = lambda: found.update({MEASURE: measured(work)})
     taken = medians(calls, plan.repeats, device)
+    taken[ALL] = seconds(keep(ALL, ensemble, work.specs(plan.widths)), device)
+    taken[MEASURE] = seconds(lambda: found.update({MEASURE: measured(work)}), device)
     for name, networks in trained.items():
         found[name] = {spec: work.error(spec, network) for spec, network in networks.items()}
     total = {
@@ -268,8 +269,8 @@ def difference(name: str, found: dict[str, dict[NetworkSpec, float]]) -> float:
 
 def width_row(width: int, taken: dict[str, float]) -> list[str]:
     by_loop, by_vmap, ours = (taken[f"{name} {width}"] for name in (LOOP, VMAP, EACH))
-    seconds = [f"{value:.2f}" for value in (by_loop, by_vmap, ours)]
-    return [str(width), *seconds, f"{by_loop / ours:.1f}", f"{by_vmap / ours:.1f}"]
+    cells = [f"{value:.2f}" for value in (by_loop, by_vmap, ours)]
+    return [str(width), *cells, f"{by_loop / ours:.1f}", f"{by_vmap / ours:.1f}"]
 
 
 def remarks(
@@ -320,7 +321,7 @@ def main() -> None:
     plan = QUICK if options.quick else FULL
     script = "packages/repcomplexity/benchmarks/bench_ensemble.py"
     command = shlex.join(["python", script, *sys.argv[1:]])
-    how = f"one CPU thread, medians of {plan.repeats} turns, networks on {device}"
+    how = f"one CPU thread, medians of {plan.repeats} turns (the last two ways: once), on {device}"
     with one_thread():
         lines = [*preamble(command, how), *sections(plan, device)]
     if options.quick:

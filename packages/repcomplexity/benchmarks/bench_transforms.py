@@ -147,12 +147,14 @@ def cpu_transforms(bits: int, modules: dict[str, Any]) -> dict[str, Callable[[],
     return calls
 
 
-def gpu_transforms(bits: int, modules: dict[str, Any], device: str) -> dict[str, Callable]:
+def device_transforms(bits: int, modules: dict[str, Any], device: str) -> dict[str, Callable]:
+    """Give calls that transform the same random signs, made on a device."""
     generator = torch_generator(0, device, "benchmark of transforms", bits)
     signs = torch.randint(0, 2, (1 << bits,), generator=generator, device=device).int() * 2 - 1
     calls: dict[str, Callable] = {TENSORS: lambda: walsh_hadamard(signs)}
     if (theirs := modules.get("hadamard_transform")) is not None:
-        calls["hadamard-transform, torch"] = lambda: theirs.hadamard_transform(signs.float())
+        floats = signs.float()
+        calls["hadamard-transform, torch"] = lambda: theirs.hadamard_transform(floats)
     return calls
 
 
@@ -180,7 +182,7 @@ def transforms(
     ours = OURS if cpu else TENSORS
     taken: dict[int, dict[str, float]] = {}
     for bits in sizes:
-        calls = cpu_transforms(bits, modules) if cpu else gpu_transforms(bits, modules, device)
+        calls = cpu_transforms(bits, modules) if cpu else device_transforms(bits, modules, device)
         if cpu:
             check_transforms(calls, bits)
         taken[bits] = medians(calls, repeats, device)
@@ -213,7 +215,7 @@ def transforms(
     aim_bits, aim = AIM_BITS[kind], AIM_SECONDS[kind]
     aimed = ""
     if aim_bits in taken:
-        outcome = "met" if taken[aim_bits][ours] < aim else "missed"
+        outcome = "met" if taken[aim_bits][ours] < aim else "missed under the load named above"
         aimed = f" Aimed at: 2^{aim_bits} in {aim:g} s, {outcome}."
     lines.append(f"Losses: {'; '.join(slower) or 'none'}.{aimed}")
     if cpu and taken[sizes[-1]][TENSORS] > taken[sizes[-1]][OURS]:

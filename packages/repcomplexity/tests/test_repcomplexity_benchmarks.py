@@ -4,6 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="networks and simulators on tensors need torch")
@@ -105,6 +106,15 @@ def test_other_libraries_agree_on_transforms_forms_and_diagrams(monkeypatch, cap
     diagrams = rows(lines, "hidden weighted bit, m = 6")
     assert {row[2] for row in diagrams if row[1].endswith("natural order")} == {"19"}
     assert {row[2] for row in diagrams if row[1] == "obdd, best"} == {"18"}
+
+
+def test_transforms_made_on_a_device_are_transforms():
+    module = runpy.run_path(str(BENCHMARKS / "bench_transforms.py"))
+    (call,) = module["device_transforms"](6, {}, "cpu").values()
+    sums = call()
+    # Parseval: N signs have the squares N², of which none is lost.
+    assert int((sums.long() ** 2).sum()) == 64 * 64
+    np.testing.assert_array_equal(module["by_hand"](module["by_hand"](sums.numpy())), 64 * sums)
 
 
 def test_an_installation_that_fails_is_a_reason(monkeypatch, tmp_path):
