@@ -54,8 +54,8 @@ OPTIONAL = {
     "packaging": r"modicum\.core\.cli",
     # Environments are the engine's own form of a process, in a room of their own.
     "gymnasium": r"modicum\.repcomplexity\.envs(\..*)?",
-    # A problem whose data come with the library.
-    "sklearn": r"modicum\.zeroth\.problems\.logistic",
+    # A problem whose data come with the library, and an experiment about its trees.
+    "sklearn": r"modicum\.zeroth\.problems\.logistic|modicum\.repcomplexity\.experiments\.trees",
 }
 # A method's configuration may hand out its form for an engine, which it imports when asked.
 DOORS = {

@@ -97,14 +97,14 @@ class Report:
     answer
         The verdict.
     comparisons
-        Of each ruler its name, model and Q* as intervals, and the answer.
+        Of each ruler its name, model and Q* as [low, high], and the answer.
     terms
-        Fewest terms of a DNF of every function, between what they lie, by target.
+        Fewest terms of a DNF of every function, as [low, high], by target.
     """
 
     answer: str
-    comparisons: Sequence[tuple[str, tuple[float, float], tuple[float, float], str]]
-    terms: Mapping[str, Sequence[tuple[float, float]]]
+    comparisons: Sequence[tuple[str, list[float], list[float], str]]
+    terms: Mapping[str, Sequence[list[float]]]
 
     @property
     def sizes(self) -> list[tuple[float, float]]:
@@ -173,9 +173,11 @@ def report_on(mdp: BitMDP, seconds: float) -> dict[str, Any]:
     verdict = report.verdict()
     return {
         "answer": verdict.answer,
-        "comparisons": [(one.ruler, one.model, one.q, one.answer) for one in verdict.comparisons],
+        "comparisons": [
+            (one.ruler, list(one.model), list(one.q), one.answer) for one in verdict.comparisons
+        ],
         "terms": {
-            target: [one.dnf for one in report.functions if one.target == target]
+            target: [list(one.dnf or ()) for one in report.functions if one.target == target]
             for target in TARGETS
         },
     }
@@ -226,9 +228,9 @@ def easy_claim(n: int, report: Report) -> Claim:
 def easy_terms_claim(easy: Mapping[int, Report]) -> Claim:
     """Judge whether the gap is the one that is built in."""
     exact = all(
-        max(report.terms["transition"]) == (2 ** (n - 1),) * 2
+        max(report.terms["transition"]) == [2 ** (n - 1)] * 2
         and max(high for _, high in report.terms["q"]) <= 2
-        for n, report in ((n, intervals(report)) for n, report in easy.items())
+        for n, report in easy.items()
     )
     n = max(easy)
     return Claim(
@@ -241,15 +243,6 @@ def easy_terms_claim(easy: Mapping[int, Report]) -> Claim:
         f"terms at n = {n}",
         f"Least DNF, proved; n = {', '.join(map(str, easy))}. Holds if all are exactly that.",
     )
-
-
-def intervals(report: Report) -> Report:
-    """Return a report whose sizes are tuples, also after a way through JSON."""
-    terms = {
-        target: [(low, high) for low, high in functions]
-        for target, functions in report.terms.items()
-    }
-    return Report(report.answer, report.comparisons, terms)
 
 
 def network_claim(measurement: Measurement, plan: Plan) -> Claim:
