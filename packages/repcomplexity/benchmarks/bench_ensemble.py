@@ -6,7 +6,8 @@ own way to train networks of one shape together, ``torch.func``: seeds in one ``
 from the same weights and take the same batches, which are drawn before the clock starts, so that
 they differ by rounding only. They take turns, width by width. One ensemble of all widths is timed
 once, and so is ``measure``, as a whole: it trains an ensemble for each width on a CPU, draws the
-batches itself, and has the errors in the end.
+batches itself, and has the errors in the end. On a CPU, where all runs in one thread, seconds are
+those of the processor: what else the machine does counts little.
 
     python packages/repcomplexity/benchmarks/bench_ensemble.py [--device cuda]
 
@@ -22,7 +23,9 @@ import argparse
 import copy
 import itertools
 import shlex
+import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +34,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from modicum.core.benchmark import medians, preamble, seconds, table, write_section
+from modicum.core.benchmark import preamble, seconds, table, write_section
 from modicum.core.device import one_thread, resolve_device
 from modicum.repcomplexity.collection import sample_bit_mdp
-from modicum.repcomplexity.data import TARGETS, RolloutData
+from modicum.repcomplexity.data import TARGETS
 from modicum.repcomplexity.ensemble import MLPEnsemble, NetworkSpec, Problem, batches
 from modicum.repcomplexity.families import MajorityMDP
 from modicum.repcomplexity.measure import measure
@@ -77,13 +80,15 @@ class Work:
         self.plan, self.device = plan, device
         self.data = sample_bit_mdp(MajorityMDP(REPRESENTATION_BITS), plan.rows, distinct=True)
         split = self.data.split()
-        self.problems, self.held_out = [], []
+        self.problems, self.held_out, self.units = [], [], []
         # Problems that share an array of inputs share a copy of it on the device.
         inputs = {uses: standardised(self.data.inputs(uses), split.train) for uses in (False, True)}
         train = {uses: rows[split.train] for uses, rows in inputs.items()}
         for name in plan.targets:
             uses = TARGETS[name].uses_action
-            values = standardised(TARGETS[name].values(self.data, exact_q(self.data)), split.train)
+            raw = TARGETS[name].values(self.data, self.data.q("exact"))
+            values = standardised(raw, split.train)
+            self.units.append(raw[split.train].std(0))
             self.problems.append(Problem(train[uses], values[split.train]))
             self.held_out.append(Problem(inputs[uses][split.test], values[split.test]))
         self.batches = {
@@ -108,12 +113,14 @@ class Work:
 
     def error(self, spec: NetworkSpec, network: nn.Module) -> float:
         """Return the fraction of variance that a network leaves unexplained on held-out rows."""
-        held_out = self.held_out[spec.problem]
+        held_out, units = self.held_out[spec.problem], self.units[spec.problem]
         with torch.no_grad():
             predicted = network(torch.from_numpy(held_out.inputs).to(self.device)).cpu().numpy()
         # Targets are standardised by the training rows, whose mean is 0 then.
-        center = np.zeros(predicted.shape[1])
-        return float(fvu(ErrorSums.of(held_out.targets, predicted, center=center)))
+        sums = ErrorSums.of(
+            held_out.targets * units, predicted * units, center=np.zeros(predicted.shape[1])
+        )
+        return float(fvu(sums))
 
 
 def standardised(values: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -121,10 +128,6 @@ def standardised(values: np.ndarray, train: np.ndarray) -> np.ndarray:
     values = np.asarray(values, np.float64)
     mean, scale = values[train].mean(0), values[train].std(0)
     return ((values - mean) / np.where(scale > 0, scale, 1)).astype(np.float32)
-
-
-def exact_q(data: RolloutData) -> np.ndarray:
-    return data.q("exact")
 
 
 # Ways to train -----------------------------------------------------------------------------------
@@ -209,6 +212,22 @@ def measured(work: Work) -> dict[NetworkSpec, float]:
 # Tables ------------------------------------------------------------------------------------------
 
 
+def medians_of(
+    calls: dict[str, Callable[[], object]], repeats: int, device: str
+) -> dict[str, float]:
+    """Return each call's median seconds over turns: of the processor, or of a clock for a GPU."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            if device != "cpu":
+                times[name].append(seconds(call, device))
+                continue
+            start = time.process_time()
+            call()
+            times[name].append(time.process_time() - start)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
 def sections(plan: Plan, device: str) -> list[str]:
     """Measure; gives the lines of the section after its preamble."""
     work = Work(plan, device)
@@ -222,9 +241,14 @@ def sections(plan: Plan, device: str) -> list[str]:
     for width in plan.widths:
         for name, train in ((LOOP, loop), (VMAP, vmapped), (EACH, ensemble)):
             calls[f"{name} {width}"] = keep(name, train, work.specs([width]))
-    taken = medians(calls, plan.repeats, device)
-    taken[ALL] = seconds(keep(ALL, ensemble, work.specs(plan.widths)), device)
-    taken[MEASURE] = seconds(lambda: found.update({MEASURE: measured(work)}), device)
+    once = {
+        ALL: keep(ALL, ensemble, work.specs(plan.widths)),
+        MEASURE: lambda: found.update({MEASURE: measured(work)}),
+    }
+    # The first calls load more of torch.
+    for name in (LOOP, VMAP, EACH):
+        calls[f"{name} {plan.widths[0]}"]()
+    taken = medians_of(calls, plan.repeats, device) | medians_of(once, 1, device)
     for name, networks in trained.items():
         found[name] = {spec: work.error(spec, network) for spec, network in networks.items()}
     total = {
@@ -321,7 +345,9 @@ def main() -> None:
     plan = QUICK if options.quick else FULL
     script = "packages/repcomplexity/benchmarks/bench_ensemble.py"
     command = shlex.join(["python", script, *sys.argv[1:]])
-    how = f"one CPU thread, medians of {plan.repeats} turns (the last two ways: once), on {device}"
+    how = f"medians of {plan.repeats} turns (the last two ways: once) on {device}, one CPU thread"
+    if device == "cpu":
+        how += ", seconds of the processor"
     with one_thread():
         lines = [*preamble(command, how), *sections(plan, device)]
     if options.quick:

@@ -193,7 +193,7 @@ def main() -> None:
     device = resolve_device(options.device)
     largest = 1 << 20 if device.startswith("cuda") else 1 << 16
     sizes = [SINGLE_ENVS, 4096] if options.quick else [SINGLE_ENVS, 4096, largest]
-    repeats = 2 if options.quick else 5
+    repeats = 2 if options.quick else 3
     script = "packages/repcomplexity/benchmarks/bench_throughput.py"
     command = shlex.join(["python", script, *sys.argv[1:]])
     how = f"one CPU thread, medians of {repeats} turns, Gymnasium {version('gymnasium')}"
