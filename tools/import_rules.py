@@ -73,6 +73,7 @@ DOORS = {
     ("modicum.daved.features", "modicum.daved.integrations.transformers"),
     ("modicum.daved.selection", "modicum.daved.integrations.tables"),
     ("modicum.daved.solvers.exact", "modicum.daved.integrations.socp"),
+    ("modicum.huper.features", "modicum.huper.integrations.panphon"),
     ("modicum.pvf.loading", "modicum.pvf.integrations.checkpoints"),
     ("modicum.repcomplexity.circuits.synthesis", "modicum.repcomplexity.integrations.sat"),
     ("modicum.repcomplexity.collection", "modicum.repcomplexity.integrations.gymnasium"),

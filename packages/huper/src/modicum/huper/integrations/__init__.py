@@ -1,0 +1,1 @@
+"""What needs other libraries; each module says which."""
