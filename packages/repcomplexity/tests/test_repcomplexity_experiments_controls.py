@@ -1,13 +1,17 @@
-"""Negative controls: verdicts of small processes, and claims that can fail."""
+"""Negative controls: reports on known processes, and claims that can fail."""
+
+import math
 
 import numpy as np
 import pytest
 
 from modicum.core.experiment import Experiment, RunContext
+from modicum.repcomplexity.boolean.truth_table import TruthTable
 from modicum.repcomplexity.experiments import controls as experiment
-from modicum.repcomplexity.experiments.controls import Plan
+from modicum.repcomplexity.experiments.controls import Plan, Report
+from modicum.repcomplexity.families import IrrelevantParityMDP, MajorityMDP, RandomMDP
 
-TINY = Plan((3, 4), (2, 3), 3, 5.0, 5, 2, 150)
+TINY = Plan((2, 3), (2, 3), 3, 20.0, 4, 32, 2, 5)
 
 
 def context(path, **settings):
@@ -15,92 +19,150 @@ def context(path, **settings):
     return RunContext(made, path, **settings)
 
 
+def report(answer="no difference", bits=(10, 10), reward=10, q=10, rulers=()):
+    terms = {
+        "transition": [[b, b] if isinstance(b, int) else b for b in bits],
+        "reward": [[reward, reward]],
+        "q": [[q, q] if isinstance(q, int) else q],
+    }
+    return Report(
+        answer, [(f"ruler {i}", [1, 1], [1, 1], one) for i, one in enumerate(rulers)], terms
+    )
+
+
 def test_a_small_run_has_every_claim_and_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
-    pytest.importorskip("torch")
     monkeypatch.setattr(experiment, "QUICK", TINY)
+    monkeypatch.setattr(experiment, "find_spec", lambda _: None)
     first = experiment.run(context(tmp_path))
     assert [claim.name for claim in first.claims] == [
-        "easy_q", "easy_q_learned", "random_equal", "random_within", "random_verdict",
-        "no_growing_gap",
+        "easy_n2", "easy_n3", "easy_terms", "no_side_n2", "equal_terms_n2", "no_side_n3",
+        "equal_terms_n3", "no_false_finding", "no_gap",
     ]  # fmt: skip
-    assert first.claims[0].holds is True
-    assert [row[:2] for row in first.tables[1].rows] == [[2, 3], [3, 3]]
+    holds = {claim.name: claim.holds for claim in first.claims}
+    # Of two bits the parity needs 2 terms, as the sum of two inputs does.
+    assert not holds["easy_n2"] and holds["easy_n3"] and holds["easy_terms"]
+    assert "torch is not installed" in first.text
 
-    def no_more(*_, **__):
+    def no_more(*_):
         raise AssertionError("reported again")
 
-    monkeypatch.setattr(experiment, "complexity_report", no_more)
+    monkeypatch.setattr(experiment, "report_on", no_more)
     again = experiment.run(context(tmp_path))
     assert again.claims == first.claims and again.tables == first.tables
 
 
-def test_without_torch_there_is_what_needs_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "QUICK", TINY)
-    monkeypatch.setattr(experiment, "find_spec", lambda name: None)
-    assert "easy_q_learned" not in [c.name for c in experiment.run(context(tmp_path)).claims]
+def test_the_hard_model_is_seen_and_a_hard_q_is_not_taken_for_it():
+    easy = Report(**experiment.report_on(IrrelevantParityMDP(5), 20.0))
+    assert easy.answer == "Q easier" and max(easy.terms["transition"]) == [16, 16]
+    assert experiment.easy_claim(5, easy).holds is True
+    assert experiment.easy_terms_claim({5: easy}).holds is True
+    assert experiment.easy_terms_claim({6: easy}).holds is False
+    hard = Report(**experiment.report_on(MajorityMDP(4), 20.0))
+    assert experiment.easy_claim(4, hard).holds is False
+    assert experiment.easy_terms_claim({4: hard}).holds is False
 
 
-@pytest.mark.parametrize("n", [3, 5])
-def test_the_easy_side_is_seen_by_every_ruler_that_is_not_a_tie(n):
-    found = experiment.easy(n, 5.0)
-    assert found["answer"] == "Q easier"
-    # The parity of n bits needs half of its inputs' values; x_0 or a needs two terms.
-    assert found["rulers"]["depth-2 terms"] == [2 ** (n - 1), 2]
-    assert found["rulers"]["influence"] == [n, 2]
+@pytest.mark.parametrize("seed", [0, 7])
+def test_terms_are_those_of_the_tables(seed):
+    mdp = RandomMDP(3, seed=seed)
+    found = Report(**experiment.report_on(mdp, 20.0))
+    codes = np.tile(np.arange(8), 2)
+    actions = np.repeat([0, 1], 8)
+    following = np.asarray(mdp.next_codes(codes, actions))
+    rewards = np.asarray(mdp.rewards(codes, actions)) > 0
+    tables = [TruthTable((following >> bit & 1).astype(bool)) for bit in range(3)]
+    least = [table.min_dnf().lower for table in tables]
+    assert found.terms["transition"] == [[terms, terms] for terms in least]
+    # With one step to go Q* is the reward.
+    assert found.terms["q"] == found.terms["reward"] == [[TruthTable(rewards).min_dnf().lower] * 2]
+    assert found.sizes[0] == (max(least), max(least))
+    assert found.gap() == pytest.approx(math.log2(found.terms["q"][0][0] / np.mean(least)))
 
 
-def test_seeds_of_two_runs_are_different():
-    assert not set(experiment.seeds_of(0, TINY)) & set(experiment.seeds_of(1, TINY))
-    one, other = (experiment.random(3, seed, 5.0) for seed in (0, 1))
-    assert one != other and one == experiment.random(3, 0, 5.0)
+def test_sizes_are_close_only_where_that_is_proved():
+    assert experiment.are_close([(10, 10), (12, 12), (11, 11)])
+    assert not experiment.are_close([(10, 10), (13, 13)])
+    assert not experiment.are_close([(10, 13), (12, 12)])
+    assert not experiment.are_close([(9, 12), (12, 12)])
 
 
-def tables(ratios, answers=None):
-    """Give tables whose next states need `ratios` times the terms of Q*."""
-    answers = answers or ["no difference"] * len(ratios)
-    return [
-        {"answer": answer, "transition": [10 * r, 10 * r], "reward": [10, 10], "q": [9, 11]}
-        for r, answer in zip(ratios, answers, strict=True)
-    ]
+def test_one_process_on_which_a_side_is_named_fails():
+    quiet = [report(), report("inconclusive"), report()]
+    claim = experiment.verdict_claim(4, quiet)
+    assert claim.holds is True and claim.measured == 1
+    # Exact: no failure in three.
+    assert claim.interval == pytest.approx((0.025 ** (1 / 3), 1))
+    for answer in ("Q easier", "model easier", "depends on the ruler"):
+        claim = experiment.verdict_claim(4, [*quiet, report(answer)])
+        assert claim.holds is False and claim.measured == 0.75 and f"{answer}: 1" in claim.note
 
 
-def test_ratios_are_of_middles_of_intervals():
-    np.testing.assert_allclose(experiment.log_ratios(tables([1.0, 2.0])), [0, np.log(2)])
+def test_one_process_with_unequal_targets_fails():
+    assert experiment.terms_claim(4, [report(bits=(3, 12)), report()]).holds is True
+    claim = experiment.terms_claim(4, [report(bits=(3, 13)), report()])
+    assert claim.holds is False and claim.measured == 0.5 and "at most 1.3" in claim.note
+    claim = experiment.terms_claim(4, [report(bits=([9, 13], 10))])
+    assert claim.holds is False and "1 of them bounds" in claim.note
 
 
-@pytest.mark.parametrize(("ratios", "holds"), [([0.95, 1.05] * 5, True), ([1.3, 1.35] * 5, False)])
-def test_sizes_must_be_equal_on_average(ratios, holds):
-    claim = experiment.equal_claim(5, tables(ratios))
-    assert claim.holds is holds
-    assert claim.measured == pytest.approx(np.exp(np.mean(np.log(ratios))))
+def test_a_false_finding_fails_and_the_other_side_is_none():
+    random = {4: [report("Q easier"), report()], 5: [report(), report()]}
+    assert experiment.model_claim(random).holds is True
+    random[5][0] = report("model easier")
+    claim = experiment.model_claim(random)
+    assert claim.holds is False and claim.measured == 0.25
 
 
-def test_one_table_that_is_off_fails():
-    assert experiment.within_claim(5, tables([1.0, 1.2])).holds is True
-    off = experiment.within_claim(5, tables([1.0, 1.21, 0.83]))
-    assert off.holds is False and off.measured == pytest.approx(1 / 3)
-    # Clopper-Pearson for 1 of 3.
-    assert off.interval == pytest.approx((0.008404, 0.905701), abs=1e-5)
+def test_the_slope_of_the_gap():
+    def random(rate, spread):
+        return {
+            n: [
+                report(bits=(2**20, 2**20), q=round(2 ** (20 + rate * n + shift * (n - 5))))
+                for shift in (-spread, 0, spread)
+            ]
+            for n in (4, 5, 6)
+        }
+
+    assert experiment.slopes_of(random(0.5, 0.25)) == pytest.approx([0.25, 0.5, 0.75], abs=1e-4)
+    assert experiment.gap_claim(random(0.0, 0.01)).holds is True
+    assert experiment.gap_claim(random(0.5, 0.01)).holds is False
+    assert experiment.gap_claim(random(-0.5, 0.01)).holds is False
+    # Student's quantile of two degrees of freedom is 4.3: too wide to say anything.
+    assert experiment.gap_claim(random(0.05, 0.1)).holds is None
+    claim = experiment.gap_claim(random(0.05, 0.01))
+    assert claim.measured == pytest.approx(0.05, abs=1e-4)
 
 
-def test_one_side_taken_fails():
-    neither = experiment.verdict_claim(5, tables([1, 1], ["inconclusive", "no difference"]))
-    assert neither.holds is True and neither.measured == 1
-    for side in ("model easier", "Q easier"):
-        one = experiment.verdict_claim(5, tables([1, 1], ["inconclusive", side]))
-        assert one.holds is False and one.measured == 0.5
+def test_the_majority_process_has_a_gap_that_grows():
+    # C(7, 4) = 35 terms against 5 of a bit, and C(3, 2) = 3 against 4.
+    assert experiment.majority_slope() == pytest.approx((math.log2(7) - math.log2(3 / 4)) / 4)
+    assert experiment.majority_slope() > 5 * experiment.FLAT
 
 
-@pytest.mark.parametrize(
-    ("by_n", "holds"),
-    [
-        ({3: [1.0] * 9, 4: [1.0] * 9, 5: [1.01] * 9}, True),
-        ({3: [1.0] * 9, 4: [0.5] * 9, 5: [0.25] * 9}, False),
-        ({3: [1.0] * 8, 4: [0.5, 2.0] * 4}, None),
-    ],
-)
-def test_a_gap_that_grows_fails(by_n, holds):
-    claim = experiment.gap_claim({n: tables(ratios) for n, ratios in by_n.items()})
-    assert claim.holds is holds
-    if holds is False:
-        assert claim.measured == pytest.approx(-1)
+def test_verdicts_are_counted_in_the_table():
+    answers = ("Q easier", "no difference", "inconclusive", "depends on the ruler")
+    table = experiment.random_table({4: [report(answer, bits=(10, 14)) for answer in answers]})
+    (row,) = table.rows
+    cells = dict(zip(table.columns, row, strict=True))
+    assert cells["terms of a bit"] == 12 and cells["of the hardest bit"] == 14
+    assert cells["share with all functions close"] == 0
+    assert (cells["no side"], cells["Q easier"], cells["model easier"]) == (2, 1, 0)
+    assert cells["depends on the ruler"] == 1 and cells["MDPs"] == 4
+
+
+def test_networks_find_the_easy_q(tmp_path):
+    pytest.importorskip("torch")
+    plan = Plan((), (), 0, 1.0, 8, 512, 2, 300)
+    measurement = experiment.networks(context(tmp_path), plan)
+    claim = experiment.network_claim(measurement, plan)
+    assert claim.holds is True and claim.interval[1] < 1
+    rows = {row[0]: row[1:] for row in experiment.network_table(measurement, plan).rows}
+    assert list(rows) == ["next_obs", "delta", "q"]
+
+
+def test_networks_on_a_hard_q_fail(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    plan = Plan((), (), 0, 1.0, 8, 2000, 2, 300)
+    monkeypatch.setattr(experiment, "IrrelevantParityMDP", MajorityMDP)
+    measurement = experiment.networks(context(tmp_path), plan)
+    assert experiment.network_claim(measurement, plan).holds is False
