@@ -250,3 +250,19 @@ def test_cautions_about_columns_and_actions():
     assert "leaves" in rollouts((100,), over=(True,), actions=linear)._predictable_actions()
     noisy = linear + 0.1 * np.random.default_rng(0).normal(size=linear.shape)
     assert not rollouts((100,), over=(True,), actions=noisy)._predictable_actions()
+
+
+def test_a_critic_under_the_name_of_the_attribute_is_not_lost_silently():
+    with pytest.raises(ValueError, match="q takes a critic's values"):
+        rollouts(critic_q=np.zeros(16))
+
+
+def test_values_of_all_actions_have_a_column_for_each():
+    with pytest.raises(ValueError, match="a column for each of the 2 numbers"):
+        rollouts(exact_q_actions=np.zeros((16, 5)))
+
+
+@pytest.mark.parametrize("kind", [complex, str])
+def test_observations_are_real_numbers(kind):
+    with pytest.raises(ValueError, match="observations must be real numbers"):
+        rollouts(observations=np.zeros((16, 3)).astype(kind))

@@ -162,6 +162,20 @@ def test_regret_and_rollouts_on_bits():
     assert regret.value < chance
 
 
+@pytest.mark.parametrize("steps", [0, 21])
+def test_rollouts_that_no_episode_is_long_enough_for_are_refused_before_training(
+    steps, monkeypatch
+):
+    monkeypatch.setattr(ensemble.MLPEnsemble, "fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=r"rollout_steps must be in \[1, 20\]"):
+        measure(rollouts(), metrics=("rollout_error",), rollout_steps=steps, **QUICK)
+
+
+def test_one_target_and_one_metric_need_no_list():
+    found = measure(rollouts(), "reward", metrics="nrmse", **QUICK)
+    assert found.targets == ("reward",) and found.metrics == ("nrmse",)
+
+
 def test_rollout_errors_of_one_step_are_those_of_the_next_observation():
     found = measure(
         rollouts(),

@@ -62,8 +62,9 @@ def test_zhu_is_the_last_pass_of_a_plain_loop():
 @pytest.mark.parametrize("fix_dims", [False, True])
 def test_feng_is_the_error_after_a_plain_loop(fix_dims):
     data = rollouts()
+    # 150 rows are two batches of a pass, the second of 22 rows: 12 passes are 24 batches.
     found = feng2023(
-        data, widths=(5,), depth=1, seeds=2, rows_seen=128 * 15, device="cpu", fix_dims=fix_dims
+        data, widths=(5,), depth=1, seeds=2, rows_seen=150 * 12, device="cpu", fix_dims=fix_dims
     )
     wanted = {
         "next_obs": (data.inputs(True), data.next_observations),
@@ -73,7 +74,7 @@ def test_feng_is_the_error_after_a_plain_loop(fix_dims):
     }
     for target, (inputs, values) in wanted.items():
         for seed in range(2):
-            predicted, _ = trained_alone(inputs, values, 5, 1, 15, 128, seed)
+            predicted, _ = trained_alone(inputs, values, 5, 1, 24, 128, seed)
             errors = ((predicted - values) ** 2).mean(0)
             mean = errors.sum() if fix_dims else errors.mean()
             expected = np.sqrt(mean / values.var(0).sum())

@@ -274,3 +274,11 @@ def test_cirbo_finds_the_same_number_of_gates_for_four_inputs():
             assert find_circuit(table, interval.upper - 1) is None
             refuted += 1
     assert refuted == 32
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_a_time_limit_that_is_none_is_refused(seconds):
+    with pytest.raises(ValueError, match="time_limit must be at least 0"):
+        min_circuit([0, 1, 1, 0], time_limit=seconds)
+    with pytest.raises(ValueError, match="time_limit must be at least 0"):
+        min_depth_circuit([0, 1, 1, 0], 2, time_limit=seconds)

@@ -190,9 +190,10 @@ class RolloutData:
             raise ValueError("there are no rows")
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma must be in [0, 1], not {gamma}")
+        if unknown := optional.keys() - (_OPTIONAL.keys() - {"critic_q"}):
+            hint = "; q takes a critic's values" if "critic_q" in unknown else ""
+            raise ValueError(f"no array of the name {', '.join(sorted(unknown))}{hint}")
         optional["critic_q"] = q
-        if unknown := optional.keys() - _OPTIONAL.keys():
-            raise ValueError(f"no array of the name {', '.join(sorted(unknown))}")
         observations_ns = _matrix(observations, "observations", n)
         next_ns = _matrix(next_observations, "next_observations", n)
         if next_ns.shape != observations_ns.shape:
@@ -560,6 +561,8 @@ def _vector(values: npt.ArrayLike, name: str) -> np.ndarray:
 
 def _matrix(values: npt.ArrayLike, name: str, n: int) -> np.ndarray:
     array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must be real numbers, not {array.dtype}")
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float64 if array.dtype.itemsize > 2 else np.float32)
     if array.ndim == 0 or len(array) != n:
@@ -605,7 +608,13 @@ def _optional(
     array = _vector(values, name) if _OPTIONAL[name] == 1 else np.asarray(values, np.float64)
     if len(array) != n:
         raise ValueError(f"{name} must have {n} rows, not {len(array)}")
-    return _finite(array.reshape(n, -1) if _OPTIONAL[name] == 2 else array, name)
+    array = array.reshape(n, -1) if _OPTIONAL[name] == 2 else array
+    if name == "exact_q_actions" and array.shape[1] != width:
+        raise ValueError(
+            f"exact_q_actions must have a column for each of the {width} numbers of a one-hot"
+            f" action, not {array.shape[1]}"
+        )
+    return _finite(array, name)
 
 
 def _pieces(n: int) -> np.ndarray:

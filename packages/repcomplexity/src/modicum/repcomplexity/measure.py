@@ -112,7 +112,7 @@ def measure(
         the width at which it has about as many parameters as a network of that width with one
         output and actions among its inputs.
     rollout_steps
-        Steps of the metric ``"rollout_error"``.
+        Steps of the metric ``"rollout_error"``; some episode held out must have as many.
     device
         As for `modicum.core.device.resolve_device`.
     seed
@@ -130,6 +130,8 @@ def measure(
         If an option is unknown or out of range, a target is not in the data, or episodes are too
         few to hold one out.
     """
+    targets = (targets,) if isinstance(targets, str) else tuple(targets)
+    metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     _check(targets, widths, seeds, metrics, match)
     training = _Training(
         depth, steps, batch_size, lr, match, holdout, holdout_fraction, rollout_steps, seed
@@ -140,6 +142,7 @@ def measure(
         q = data.q(source, tail=tail) if isinstance(q, str) else q
     values = {name: TARGETS[name].values(data, q) for name in dict.fromkeys(targets)}
     task = _Task(data, values, training, resolve_device(device), set(metrics))
+    task.check_rollouts()
     keys = [
         (target, width, number)
         for target in values
@@ -210,6 +213,24 @@ class _Task:
             if folder is not None:
                 _save(folder, found)
         return cells
+
+    def check_rollouts(self) -> None:
+        """Refuse rollouts that no held-out episode is long enough for, before anything is trained.
+
+        Raises
+        ------
+        ValueError
+            If there is no such episode, or less than one step is asked for.
+        """
+        steps = self.training.rollout_steps
+        if not any("rollout" in self._extra_rows(name) for name in self.values):
+            return
+        longest = int(np.bincount(self.data.episodes[self.split.test]).max())
+        if not 1 <= steps <= longest:
+            raise ValueError(
+                f"rollout_steps must be in [1, {longest}], the steps of the longest episode held"
+                f" out, not {steps}"
+            )
 
     def _digest(self) -> str:
         """Return what tells these data and this training from others."""

@@ -126,8 +126,9 @@ def feng2023(
 ) -> ProtocolResult:
     """Run the protocol of arXiv 2312.17248.
 
-    Adam with step size 1e-3 on batches of 128 until 9 million rows are seen; the error is that of
-    the trained network on its training rows, `modicum.repcomplexity.metrics.feng2023`.
+    Adam with step size 1e-3 on batches of 128, the last of a pass smaller, for as many passes as
+    take 9 million rows; the error is that of the trained network on its training rows,
+    `modicum.repcomplexity.metrics.feng2023`.
 
     Parameters
     ----------
@@ -163,7 +164,8 @@ def feng2023(
             )
         q = data.rewards + FENG_GAMMA * data.next_q_same_action
     problems = _problems(data, targets, q)
-    steps = max(1, rows_seen // min(FENG_BATCH_SIZE, len(data)))
+    per_pass = -(-len(data) // FENG_BATCH_SIZE)
+    steps = max(1, round(rows_seen * per_pass / len(data)))
     errors = {}
     bar = _bar(progress, steps * len(widths), "feng2023")
     for width in widths:

@@ -77,7 +77,7 @@ def min_circuit(
         ``"B2"``: all gates of two inputs. ``"U2"``: without XOR and its complement; the least
         number of gates is then that of an and-inverter graph.
     time_limit
-        Seconds after which the search ends with an interval.
+        Seconds, 0 or more, after which the search ends with an interval.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def min_circuit(
     Raises
     ------
     ValueError
-        If the basis is unknown or the table is none.
+        If the basis is unknown, the table is none or the time limit is negative.
     ComplexityLimitError
         If the function depends on more than 5 inputs.
     ImportError
@@ -111,6 +111,7 @@ def min_circuit(
     SAT 2009; D. Knuth, "The Art of Computer Programming" 4A, section 7.1.2, and 4B, exercise
     7.2.2.2-477; W. Haaswijk et al., "SAT-based exact synthesis", IEEE TCAD 2020.
     """
+    _check_time_limit(time_limit)
     if basis not in BASES:
         raise ValueError(f"basis must be one of {', '.join(map(repr, BASES))}, not {basis!r}")
     function, support, m = _reduced(table)
@@ -149,7 +150,7 @@ def min_depth_circuit(
         Most levels, at least 2. Depth 2 are disjunctive and conjunctive normal forms: one gate for
         each term of two literals or more, and one that joins them.
     time_limit
-        Seconds after which the search ends with an interval.
+        Seconds, 0 or more, after which the search ends with an interval.
 
     Returns
     -------
@@ -160,12 +161,13 @@ def min_depth_circuit(
     Raises
     ------
     ValueError
-        If the depth is below 2 or the table is none.
+        If the depth is below 2, the table is none or the time limit is negative.
     ComplexityLimitError
         If the function depends on more than 5 inputs.
     ImportError
         If PySAT is not installed.
     """
+    _check_time_limit(time_limit)
     if depth < 2:
         raise ValueError(f"depth must be at least 2, not {depth}")
     function, support, m = _reduced(table)
@@ -180,6 +182,11 @@ def min_depth_circuit(
             lower, best = _least_levels(function, levels, best, until)
     size = best.size
     return SizeInterval(min(lower, size), size, _on_inputs(best, support, m))
+
+
+def _check_time_limit(seconds: float) -> None:
+    if not seconds >= 0:
+        raise ValueError(f"time_limit must be at least 0, not {seconds!r}")
 
 
 def _reduced(

@@ -149,7 +149,7 @@ class Plan:
 
 
 FULL = Plan(
-    train_steps={"InvertedPendulum-v5": 15_000, "Hopper-v5": 25_000, "HalfCheetah-v5": 25_000},
+    train_steps={"InvertedPendulum-v5": 15_000, "Hopper-v5": 10_000, "HalfCheetah-v5": 10_000},
     experts=3,
     rows=20_000,
     widths=(16, 32, 64),
