@@ -11,7 +11,7 @@ from modicum.repcomplexity.experiments import controls as experiment
 from modicum.repcomplexity.experiments.controls import Plan, Report
 from modicum.repcomplexity.families import IrrelevantParityMDP, MajorityMDP, RandomMDP
 
-TINY = Plan((2, 3), (2, 3), 3, 20.0, 4, 32, 2, 5)
+TINY = Plan((2, 4), (4, 5), 2, 20.0, 4, 32, 2, 5)
 
 
 def context(path, **settings):
@@ -35,12 +35,12 @@ def test_a_small_run_has_every_claim_and_goes_on_where_it_was_cut_off(tmp_path, 
     monkeypatch.setattr(experiment, "find_spec", lambda _: None)
     first = experiment.run(context(tmp_path))
     assert [claim.name for claim in first.claims] == [
-        "easy_n2", "easy_n3", "easy_terms", "no_side_n2", "equal_terms_n2", "no_side_n3",
-        "equal_terms_n3", "no_false_finding", "no_gap",
+        "easy_n2", "easy_n4", "easy_terms", "no_side_n4", "equal_terms_n4", "no_side_n5",
+        "equal_terms_n5", "no_false_finding", "no_gap",
     ]  # fmt: skip
     holds = {claim.name: claim.holds for claim in first.claims}
     # Of two bits the parity needs 2 terms, as the sum of two inputs does.
-    assert not holds["easy_n2"] and holds["easy_n3"] and holds["easy_terms"]
+    assert not holds["easy_n2"] and holds["easy_n4"] and holds["easy_terms"]
     assert "torch is not installed" in first.text
 
     def no_more(*_):
