@@ -43,6 +43,7 @@ __all__ = [
     "frame_count",
     "mix",
     "mu_law",
+    "pcm16",
     "read",
     "read_blocks",
     "resample",
@@ -239,8 +240,17 @@ def write(
         raise ValueError(f"{path}: {path.suffix!r} names no sound format; .flac or .wav does")
     held = io.BytesIO()
     whole_N = np.clip(np.asarray(samples_N, dtype=np.float64), -1.0, 1.0)
+    if subtype == "PCM_16":
+        # Full scale as readers take it, so that what was read is written back unchanged.
+        whole_N = pcm16(whole_N)
     soundfile.write(held, whole_N, sampling_rate, format=kind, subtype=subtype)
     return write_atomic(path, held.getvalue())
+
+
+def pcm16(samples_N: np.ndarray) -> np.ndarray:
+    """Return samples as 16-bit integers, int16 (N,), full scale 32,768; louder ones are clipped."""
+    scale = _INTEGER_SCALES["int16"]
+    return np.clip(np.round(np.asarray(samples_N) * scale), -scale, scale - 1).astype(np.int16)
 
 
 def resample(samples_N: np.ndarray, rate: int, target: int = SAMPLE_RATE) -> np.ndarray:
