@@ -2,7 +2,7 @@
 
 `TinyConvCTC` takes 16 kHz samples and gives log-probabilities over the symbols of a phone set every
 20 ms. Utterances of a batch do not see each other, nor their padding: a batch gives what each
-utterance alone gives. How it is trained stands in `modicum.huper.training`.
+utterance alone gives.
 
 Shape suffixes: B utterances, N samples, F frames of 10 ms, T frames of 20 ms, M mel bands, D width,
 C symbols.

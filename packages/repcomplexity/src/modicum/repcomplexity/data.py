@@ -406,7 +406,8 @@ class RolloutData:
         kept = self.episodes < self.n_episodes - 1
         if not kept.any():
             raise ValueError("the only episode is cut off, so that no whole one is left")
-        return replace(self, **{name: rows[kept] for name, rows in self._arrays().items()})
+        arrays: dict[str, Any] = {name: rows[kept] for name, rows in self._arrays().items()}
+        return replace(self, **arrays)
 
     def inputs(self, uses_action: bool) -> np.ndarray:
         """Return what a network sees: observations, and actions beside them, ``(n, s [+ a])``."""
