@@ -131,22 +131,24 @@ class TinyConvCTC(nn.Module):
         self.phones = PhoneSet.arpabet39() if phones is None else phones
         self.config = TinyConfig() if config is None else config
         size = self.config
-        self.features = LogMel(size.bands)
-        self.entry = _Block(
-            size.bands, size.width, size.kernel, stride=_STRIDE, dilation=1, dropout=0.0
-        )
-        self.blocks = nn.ModuleList(
-            _Block(
-                size.width,
-                size.width,
-                size.kernel,
-                stride=1,
-                dilation=dilation,
-                dropout=size.dropout,
+        # Layers draw weights of their own first; nobody else's random numbers change by that.
+        with torch.random.fork_rng(devices=[]):
+            self.features = LogMel(size.bands)
+            self.entry = _Block(
+                size.bands, size.width, size.kernel, stride=_STRIDE, dilation=1, dropout=0.0
             )
-            for dilation in size.dilations
-        )
-        self.head = nn.Conv1d(size.width, len(self.phones), 1)
+            self.blocks = nn.ModuleList(
+                _Block(
+                    size.width,
+                    size.width,
+                    size.kernel,
+                    stride=1,
+                    dilation=dilation,
+                    dropout=size.dropout,
+                )
+                for dilation in size.dilations
+            )
+            self.head = nn.Conv1d(size.width, len(self.phones), 1)
         generator = torch_generator(seed, "cpu", "tiny weights")
         with torch.no_grad():
             for module in self.modules():
