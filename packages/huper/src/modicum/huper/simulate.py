@@ -296,12 +296,16 @@ class EspeakWorld:
         self, entries: Mapping[str, tuple[tuple[str, ...], ...]]
     ) -> dict[str, tuple[str, ...]]:
         found = {}
+        names: dict[str, tuple[str, ...]] = {}
         for spelling, pronunciations in entries.items():
             if not (spelling.isascii() and spelling.isalpha()):
                 continue
             if not _LENGTHS[0] <= len(pronunciations[0]) <= _LENGTHS[1]:
                 continue
-            phones = self.phones.canonicalise(pronunciations[0], word=spelling)
+            for phone in pronunciations[0]:
+                if phone not in names:
+                    names[phone] = self.phones.canonicalise([phone], word=spelling)
+            phones = tuple(name for phone in pronunciations[0] for name in names[phone])
             if _sayable(phones):
                 found[spelling] = phones
         return found

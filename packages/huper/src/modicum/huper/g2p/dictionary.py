@@ -6,6 +6,7 @@ behind ``;;;`` or ``#``) and that of aligners (tabs, and probabilities between w
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import unicodedata
@@ -105,7 +106,12 @@ class Dict:
 
 def without_stress(phones: Iterable[str]) -> tuple[str, ...]:
     """Return ARPAbet phones without their digits: ``AH0`` is ``AH``."""
-    return tuple(_STRESSED.sub(r"\1", phone) for phone in phones)
+    return tuple(map(_unstressed, phones))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _unstressed(phone: str) -> str:
+    return _STRESSED.sub(r"\1", phone)
 
 
 def _key(spelling: str) -> str:
