@@ -448,3 +448,11 @@ def test_what_is_no_process_of_the_other_families_is_refused(call, message):
 def test_processes_that_are_too_large_are_refused_at_once(call):
     with pytest.raises(ComplexityLimitError):
         call()
+
+
+@pytest.mark.parametrize("make", [MajorityMDP, ParityMDP, IrrelevantParityMDP, RandomMDP, SatMDP])
+def test_sizes_are_whole_numbers(make):
+    for size in (4.5, "4", None, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="must be an integer"):
+            make(size)
+    assert "4.0" not in make(4.0).name

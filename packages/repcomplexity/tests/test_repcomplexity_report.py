@@ -288,3 +288,23 @@ def test_rulers_are_those_that_are_documented(small):
     assert set(small.by_ruler("transition")) <= set(module.RULERS)
     with pytest.raises(ValueError, match="targets must be some of"):
         small.by_ruler("nothing")
+
+
+def test_a_process_of_one_state_has_a_report():
+    """A bandit: no next bits, rewards and values that are functions of the action."""
+    rewards = np.array([[0, 1, 1, 0]])
+    bandit = BitMDP.from_tables(np.zeros((1, 4), int), rewards, horizon=1)
+    report = complexity_report(bandit, ("transition", "reward", "q", "value", "policy"))
+    assert report.by_ruler("reward")["depth-2 terms"] == (2, 2)
+    assert report.by_ruler("q") == report.by_ruler("reward")
+    assert report.by_ruler("transition") == {"degree-2 error": (0.0, 0.0)}
+    assert report.verdict().answer == "inconclusive"
+    assert report.to_markdown().startswith("# tables")
+
+
+def test_sizes_beyond_the_codes_are_left_out_of_a_scaling_report():
+    found = scaling_report(MajorityMDP, [4, 64], targets=("reward",), time_limit=5)
+    assert found.ns == (4,) and {point.n for point in found.points} == {4}
+    assert found.notes[0].startswith("Left out: n = 64, the number of state bits is 70")
+    with pytest.raises(ComplexityLimitError, match="70"):
+        scaling_report(MajorityMDP, [64])

@@ -136,6 +136,7 @@ class MajorityMDP(_GoalMDP):
         reward_mode: str = "state",
         horizon: int | None = None,
     ):
+        n = _whole(n, "n")
         if n < 2:
             raise ValueError(f"n must be at least 2, not {n}")
         if on_blocked not in ("advance", "stay"):
@@ -332,6 +333,7 @@ class ParityMDP(_GoalMDP):
         allow_noop: bool = True,
         horizon: int | None = None,
     ):
+        n = _whole(n, "n")
         if n < 2 or n % 2:
             raise ValueError(f"n must be even and at least 2, not {n}")
         _check_bits(n)
@@ -405,6 +407,7 @@ class SatMDP(_GoalMDP):
         *,
         horizon: int | None = None,
     ):
+        n_variables = _whole(n_variables, "n_variables")
         if n_variables < 1:
             raise ValueError(f"n_variables must be at least 1, not {n_variables}")
         check_limit(
@@ -535,9 +538,10 @@ class IrrelevantParityMDP(BitMDP):
     """
 
     def __init__(self, n: int, *, horizon: int = 2):
+        n = _whole(n, "n")
         if n < 2:
             raise ValueError(f"n must be at least 2, not {n}")
-        self.n = int(n)
+        self.n = n
         super().__init__(
             self.n,
             2,
@@ -587,6 +591,7 @@ class RandomMDP(BitMDP):
     """
 
     def __init__(self, n: int, *, n_actions: int = 2, horizon: int = 1, seed: int = 0):
+        n, n_actions = _whole(n, "n"), _whole(n_actions, "n_actions")
         if n < 1 or n_actions < 1:
             raise ValueError(f"n and n_actions must be at least 1, not {n} and {n_actions}")
         check_limit(
@@ -615,6 +620,17 @@ class RandomMDP(BitMDP):
 
     def _pay(self, codes: Array, action: Any) -> Array:
         return self._paid((codes, action))
+
+
+def _whole(number: int, argument: str) -> int:
+    """Return a whole number as an int, so that names and shifts have one; refuse others."""
+    try:
+        whole = int(number)
+    except (TypeError, ValueError, OverflowError):
+        whole = None
+    if whole is None or isinstance(number, str) or whole != number:
+        raise ValueError(f"{argument} must be an integer, not {number!r}")
+    return whole
 
 
 def _check_step(step: int) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from modicum.core.experiment import dumps, loads, write_atomic
+from modicum.repcomplexity.bits import ComplexityLimitError
 from modicum.repcomplexity.boolean.dnf import (
     MAX_ISOP_INPUTS,
     NormalForm,
@@ -276,7 +277,8 @@ class ComplexityReport:
         for ruler in RULERS[:-1]:
             values = [item[ruler] for item in chosen]
             known = [value for value in values if value is not None]
-            if len(known) == len(values):
+            # A process of one state has no next bits to measure.
+            if known and len(known) == len(values):
                 found[ruler] = max(low for low, _ in known), max(high for _, high in known)
         errors = [self.errors[target] for target in targets]
         worst = max(error[min(2, len(error) - 1)] for error in errors)
@@ -547,6 +549,8 @@ def _errors(target: Target) -> tuple[float, ...]:
     """Return the fraction of variance beyond each degree, over all columns of a target."""
     variances = [float(column.var()) for column in target.columns]
     total = sum(variances)
+    if not variances:
+        return (0.0,)
     degrees = min(_MOST_TAIL, int(target.columns[0].size).bit_length() - 1)
     if total == 0:
         return (0.0,) * (degrees + 1)
@@ -862,6 +866,9 @@ def scaling_report(
     ------
     ValueError
         If there is no n or the time limit is not positive.
+    ComplexityLimitError
+        If the family has a process of none of the sizes. One of some of them is left out, with a
+        note.
     """
     sizes = sorted({int(n) for n in ns})
     if not sizes:
@@ -869,8 +876,14 @@ def scaling_report(
     chosen = check_targets(targets)
     points: list[ScalingPoint] = []
     name, skipped = getattr(family, "__name__", str(family)), []
+    impossible: dict[int, ComplexityLimitError] = {}
     for done, n in enumerate(sizes):
-        mdp = family(n)
+        try:
+            mdp = family(n)
+        except ComplexityLimitError as error:
+            # What the other sizes took is not thrown away for one that does not fit.
+            impossible[n] = error
+            continue
         if progress is not None:
             progress(done, len(sizes), mdp.name)
         for one in known_sizes(mdp):
@@ -882,7 +895,10 @@ def scaling_report(
             continue
         report = complexity_report(mdp, chosen, time_limit=time_limit / len(sizes))
         points += _measured_points(n, report)
-    notes = []
+    if len(impossible) == len(sizes):
+        raise impossible[sizes[0]]
+    notes = [f"Left out: n = {n}, {error}." for n, error in impossible.items()]
+    sizes = [n for n in sizes if n not in impossible]
     if skipped:
         many = ", ".join(map(str, skipped))
         notes.append(f"Not tabulated, for more than {max_inputs} inputs: n = {many}.")

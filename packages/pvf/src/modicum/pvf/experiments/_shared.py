@@ -9,6 +9,7 @@ Shapes: N tasks, B resamples.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from modicum.pvf.tiny import TinyConfig, TinyMDLM
 __all__ = [
     "Answers",
     "answers",
+    "by_right",
     "calls_figure",
     "draw_ledgers",
     "drawn",
@@ -187,6 +189,29 @@ def resumed(ctx: RunContext, cells: Mapping[str, Callable[[], Any]], what: str) 
 
 
 # Intervals --------------------------------------------------------------------------------------
+
+
+def by_right(
+    ctx: RunContext,
+    play: Callable[[int, float, int, int], dict[str, dict[str, list[float]]]],
+    rights: Sequence[float],
+    parts: int,
+    count: int,
+) -> dict[float, dict[str, Answers]]:
+    """Answer all tasks, by the probability that a sum is right.
+
+    ``play(seed, right, part, count)`` answers the tasks of one part, a cell of its own.
+    """
+    cells = {
+        f"right-{right}-part-{part}": partial(play, ctx.seed, right, part, count)
+        for right in rights
+        for part in range(parts)
+    }
+    found = resumed(ctx, cells, "parts")
+    return {
+        right: joined([found[f"right-{right}-part-{part}"] for part in range(parts)])
+        for right in rights
+    }
 
 
 def share(right_N: NDArray[np.bool_]) -> tuple[float, float, float]:

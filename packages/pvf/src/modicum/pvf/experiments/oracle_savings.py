@@ -12,7 +12,6 @@ Shapes: N tasks.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -23,14 +22,13 @@ from modicum.pvf.experiments._shared import (
     BLOCK_LENGTH,
     Answers,
     answers,
+    by_right,
     calls_figure,
     draw_ledgers,
     gain,
-    joined,
     model_of,
     ratio,
     reached,
-    resumed,
     saved,
     share,
     table,
@@ -112,16 +110,7 @@ def play(seed: int, right: float, part: int, count: int) -> dict[str, dict[str, 
 def measure(ctx: RunContext) -> dict[float, dict[str, Answers]]:
     """Answer all tasks by all decoders, by the probability that a sum is right."""
     parts, count = (QUICK_PARTS, QUICK_TASKS) if ctx.quick else (PARTS, TASKS)
-    cells = {
-        f"right-{right}-part-{part}": partial(play, ctx.seed, right, part, count)
-        for right in RIGHT
-        for part in range(parts)
-    }
-    found = resumed(ctx, cells, "parts")
-    return {
-        right: joined([found[f"right-{right}-part-{part}"] for part in range(parts)])
-        for right in RIGHT
-    }
+    return by_right(ctx, play, RIGHT, parts, count)
 
 
 def claims(right: float, found: Mapping[str, Answers], *, quick: bool) -> list[Claim]:

@@ -12,7 +12,6 @@ Shapes: N tasks, H columns of the horizon.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -20,14 +19,13 @@ from modicum.core.experiment import Claim, Result, RunContext
 from modicum.pvf.experiments._shared import (
     Answers,
     answers,
+    by_right,
     calls_figure,
     draw_ledgers,
     gain,
-    joined,
     model_of,
     ratio,
     reached,
-    resumed,
     share,
     table,
     verdict,
@@ -105,16 +103,7 @@ def play(seed: int, right: float, part: int, count: int) -> dict[str, dict[str, 
 def measure(ctx: RunContext) -> dict[float, dict[str, Answers]]:
     """Answer all tasks, by the probability that a sum is right."""
     parts, count = (QUICK_PARTS, QUICK_TASKS) if ctx.quick else (PARTS, TASKS)
-    cells = {
-        f"right-{right}-part-{part}": partial(play, ctx.seed, right, part, count)
-        for right in RIGHT
-        for part in range(parts)
-    }
-    found = resumed(ctx, cells, "parts")
-    return {
-        right: joined([found[f"right-{right}-part-{part}"] for part in range(parts)])
-        for right in RIGHT
-    }
+    return by_right(ctx, play, RIGHT, parts, count)
 
 
 def _compared(
