@@ -59,6 +59,18 @@ def test_processes_of_our_own_give_the_same_result_and_end(FixedRadius, plain):
     assert not set(multiprocessing.active_children()) - before
 
 
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+def test_processes_have_ended_when_close_returns(monkeypatch):
+    # Forked processes are waited for by two threads at once.
+    monkeypatch.setattr(executors, "_context", lambda: multiprocessing.get_context("fork"))
+    before = set(multiprocessing.active_children())
+    for _ in range(30):
+        pool = resolve(2, abs)
+        assert dict(pool.map_unordered(abs, [-1, 2])) == {0: 1, 1: 2}
+        pool.close()
+        assert not set(multiprocessing.active_children()) - before
+
+
 def test_minus_one_means_all_cpus():
     found = resolve(-1, norm)
     cpus = len(os.sched_getaffinity(0))

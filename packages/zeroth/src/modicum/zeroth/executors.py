@@ -193,6 +193,7 @@ class ProcessPool(Futures):
         if pool is None:
             return
         processes = list((getattr(pool, "_processes", None) or {}).values())
+        manager = getattr(pool, "_executor_manager_thread", None)
         pool.shutdown(wait=False, cancel_futures=True)
         if self._abandoned:
             for process in processes:
@@ -200,6 +201,10 @@ class ProcessPool(Futures):
         self._abandoned = False
         for process in processes:
             process.join()
+        # The pool's own thread waits for the processes too. Whichever of the two comes second
+        # learns nothing of how a process ended: that is only settled when both have finished.
+        if manager is not None:
+            manager.join()
 
 
 def _context() -> Any:
