@@ -1,0 +1,40 @@
+"""The commands of ``modicum huper …`` (also installed as ``modicum-huper``)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from modicum.core.cli import method_main
+from modicum.huper.cli.training import train
+from modicum.huper.cli.worlds import world
+
+app = typer.Typer(
+    help="Phones that were really spoken: from audio, and from text where it helps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _add(to: typer.Typer, *commands: Callable[..., None]) -> None:
+    for command in commands:
+        # As paragraphs: the help would keep the line breaks of the source.
+        paragraphs = (command.__doc__ or "").split("\n\n")
+        to.command(help="\n\n".join(" ".join(text.split()) for text in paragraphs))(command)
+
+
+_add(app, world, train)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EXPERIMENTS":
+        from modicum.huper.experiments import EXPERIMENTS
+
+        return EXPERIMENTS
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def main() -> None:
+    """Run the command line."""
+    method_main(app, "modicum-huper")

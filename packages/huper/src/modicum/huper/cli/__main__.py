@@ -1,0 +1,5 @@
+"""``python -m modicum.huper.cli``: the same commands."""
+
+from modicum.huper.cli import main
+
+main()

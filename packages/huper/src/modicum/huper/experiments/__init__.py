@@ -1,0 +1,31 @@
+"""What the package claims, as experiments that anybody can run (``modicum demo huper``).
+
+`EXPERIMENTS` lists them; importing it loads none of the code that runs them. A new experiment is a
+new module with a function ``run(ctx) -> Result`` and a line in the list.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from modicum.core.experiment import Experiment, Result, RunContext
+
+PACKAGE = "modicum-huper"
+
+
+def _experiment(
+    name: str, title: str, summary: str, *, needs: tuple[str, ...] = (), extras: str = ""
+) -> Experiment:
+    """Make the experiment of the module `name`; `extras` bring the modules that it `needs`."""
+
+    def run(ctx: RunContext) -> Result:
+        missing = [module for module in needs if find_spec(module) is None]
+        if missing:
+            raise ImportError(
+                f'{name} needs {" and ".join(missing)}: pip install "{PACKAGE}[{extras}]"'
+            )
+        return import_module(f"{__name__}.{name}").run(ctx)
+
+    return Experiment(name, PACKAGE, title, summary, run)
+
+
+EXPERIMENTS: list[Experiment] = []
