@@ -28,4 +28,11 @@ def _experiment(
     return Experiment(name, PACKAGE, title, summary, run)
 
 
-EXPERIMENTS: list[Experiment] = []
+EXPERIMENTS = [
+    _experiment(
+        "decoder",
+        "The decoder is exact, and what that costs",
+        "Best paths and posteriors beside enumeration, the batch beside single utterances, and"
+        " throughput beside forced alignment.",
+    ),
+]
