@@ -20,7 +20,7 @@ import numpy as np
 from modicum.huper.integrations.panphon import FEATURES, feature_table
 from modicum.huper.phones import ARPABET_TO_IPA, arpabet_to_ipa
 
-__all__ = ["edit_cost", "feature_edit_distance", "segment_features"]
+__all__ = ["edit_cost", "feature_edit_distance", "feature_table", "segment_features"]
 
 
 def segment_features(segment: str) -> np.ndarray:
