@@ -1,17 +1,22 @@
 """The command line: what commands print and write, exit statuses, and what is refused."""
 
+import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from modicum.core.cli import method_main
-from modicum.huper import espeak
+from modicum.huper import espeak, metrics
 from modicum.huper.cli import app
 from modicum.huper.cli.corpora import labelled, rows_of
 from modicum.huper.cli.show import cell
+from modicum.huper.formats import read_textgrid
+from modicum.huper.recognizer import Recognizer
 from modicum.huper.tiny import TinyConvCTC
+from modicum.huper.transcript import Transcript
 
 WORLD = Path(__file__).parent / "data" / "huper_world"
 TRAIN, TEST = WORLD / "labelled.jsonl", WORLD / "test.jsonl"
@@ -42,8 +47,8 @@ def refused(run, *arguments):
 
 
 def test_every_command_has_a_help():
-    names = [command.callback.__name__ for command in app.registered_commands]
-    assert {"world", "train"} <= set(names)
+    names = [command.name for command in app.registered_commands]
+    assert {"transcribe", "eval", "world", "train"} <= set(names)
     for name in names:
         done = CliRunner().invoke(app, [name, "--help"])
         assert done.exit_code == 0 and "Usage" in done.output, done.output
@@ -59,6 +64,152 @@ def test_cells_of_tables():
         "7",
         "x",
     ]
+
+
+# Listening ----------------------------------------------------------------------------------------
+
+FIRST = WORLD / "audio" / "test-00000.flac"
+
+
+def test_transcribe_says_what_the_recognizer_says(run):
+    expected = Recognizer.from_pretrained("tiny").transcribe(str(FIRST))[0]
+    status, shown, errors = run("transcribe", FIRST)
+    assert (status, errors) == (0, "") and shown == " ".join(expected.phones) + "\n"
+    assert run("transcribe", FIRST, "--ipa")[1] == " ".join(expected.ipa) + "\n"
+    row = json.loads(run("transcribe", FIRST, "--json")[1])
+    assert row["id"] == "test-00000" and row["audio_path"] == str(FIRST)
+    assert Transcript.from_dict(row) == expected
+
+
+def test_transcribe_a_corpus_into_files(run, tmp_path):
+    out, grids, ctm = tmp_path / "hyp.jsonl", tmp_path / "grids", tmp_path / "all.ctm"
+    given = ["transcribe", TEST, "--batch-size", "4", "--jobs", "2"]
+    status, shown, errors = run(*given, "--out", out, "--textgrid", grids, "--ctm", ctm)
+    assert (status, errors) == (0, "")
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [row["id"] for row in rows_of(TEST)]
+    assert shown == "".join(f"{row['id']}\t{' '.join(row['phones'])}\n" for row in rows)
+    assert not out.with_name("hyp.jsonl.partial").exists()
+    assert {path.name for path in grids.iterdir()} == {f"{row['id']}.TextGrid" for row in rows}
+    (tier,) = [one for one in read_textgrid(grids / "test-00000.TextGrid").tiers
+               if one.name == "realized"]  # fmt: skip
+    assert [one.text for one in tier.intervals if one.text] == rows[0]["phones"]
+    assert len(ctm.read_text().splitlines()) == sum(len(row["phones"]) for row in rows)
+
+
+def test_transcribe_a_list(run, monkeypatch, tmp_path):
+    second = tmp_path / "test-00000.flac"
+    shutil.copy(FIRST, second)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{FIRST}\n\n{second}\tkayvakighz\n"))
+    status, shown, _ = run("transcribe", "-")
+    names = [line.split("\t")[0] for line in shown.splitlines()]
+    # Two files of one name go by their paths.
+    assert status == 0 and names == [str(FIRST), str(second)]
+
+
+def test_a_bad_recording_does_not_stop_the_others(run, tmp_path):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"no audio")
+    status, shown, errors = run(
+        "transcribe", FIRST, bad, tmp_path / "none.wav", FIRST.parent / "test-00001.flac"
+    )
+    assert status == 1 and len(shown.splitlines()) == 2
+    assert [line.split(":")[0] for line in errors.splitlines()] == [
+        str(bad),
+        str(tmp_path / "none.wav"),
+    ]
+
+
+def test_transcribe_goes_on_where_it_was_cut_off(run, monkeypatch, tmp_path):
+    out = tmp_path / "hyp.jsonl"
+    partial = tmp_path / "hyp.jsonl.partial"
+    given = ["transcribe", TEST, "--batch-size", "2", "--out", out]
+    heard = []
+    listen = Recognizer.transcribe
+
+    def counting(self, audio, *rest, **more):
+        heard.append(len(audio))
+        if len(heard) == 3:
+            raise KeyboardInterrupt
+        return listen(self, audio, *rest, **more)
+
+    monkeypatch.setattr(Recognizer, "transcribe", counting)
+    assert run(*given)[0] not in (0, 2) and not out.exists()
+    assert len(partial.read_text().splitlines()) == 1 + 4
+    with partial.open("a") as file:
+        file.write('{"id": "half a li')
+    assert "other settings" in refused(run, *given, "--inventory", "AA,T")
+    assert run(*given)[0] == 0 and heard == [2, 2, 2, 2] and not partial.exists()
+    monkeypatch.setattr(Recognizer, "transcribe", listen)
+    assert run(*given[:-1], tmp_path / "whole.jsonl")[0] == 0
+    assert out.read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "Missing argument"),
+        ([FIRST, "--model", "no/such/model"], "no/such/model is neither a folder nor"),
+        ([FIRST, "--decode", "magic"], "decode must be one of"),
+        ([FIRST, "--inventory", ","], "--inventory names none"),
+        ([FIRST, "--inventory", "XX"], "XX"),
+        (["no/corpus.jsonl"], "no/corpus.jsonl"),
+        ([TEST, TEST], "'test-00000' is there twice"),
+        ([TEST, "--textgrid", "a.TextGrid"], "takes a folder for 6 recordings"),
+    ],
+)
+def test_transcribe_refuses(run, given, message):
+    assert message in refused(run, "transcribe", *given)
+
+
+# Judging ------------------------------------------------------------------------------------------
+
+
+def test_eval_is_the_report_of_the_library(run, tmp_path):
+    out = tmp_path / "hyp.jsonl"
+    assert run("transcribe", TEST, "--out", out)[0] == 0
+    rows = rows_of(TEST)
+    heard = [row["phones"] for row in rows_of(out)]
+    said = [row["real_phonemes"] for row in rows]
+    status, shown, errors = run("eval", out, TEST, "--json")
+    assert (status, errors) == (0, "")
+    found = json.loads(shown)
+    assert found["per"] == metrics.per(heard, said)
+    low, high = found["per_interval"]
+    assert low <= found["per"] <= high and found["pfer"] is None
+    assert "PER" in run("eval", out, TEST, "--resamples", "0", "--fold", "arpabet39")[1]
+    # The dictionary as the hypothesis, and speakers that are drawn as a whole.
+    given = ["--hyp-label", "canonical", "--by", "speaker", "--json"]
+    found = json.loads(run("eval", TEST, TEST, *given)[1])
+    assert found["per"] == metrics.per([row["phonemes"] for row in rows], said)
+    given = ["--hyp-label", "canonical", "--label", "canonical", "--json"]
+    assert json.loads(run("eval", TEST, TEST, *given)[1])["per"] == 0
+
+
+def test_eval_by_features(run):
+    pytest.importorskip("panphon")
+    given = ["--hyp-label", "canonical", "--metric", "per,pfer", "--json"]
+    found = json.loads(run("eval", TEST, TEST, *given)[1])
+    assert 0 < found["pfer"] < found["per"]
+
+
+def test_eval_refuses(run, tmp_path):
+    less = tmp_path / "less.jsonl"
+    less.write_text("\n".join(TEST.read_text().splitlines()[:4]) + "\n")
+    given = ["--hyp-label", "canonical"]
+    assert "lacks 2 ids, the first is 'test-00004'" in refused(run, "eval", less, TEST, *given)
+    assert run("eval", less, TEST, *given, "--allow-missing")[0] == 0
+    assert "less.jsonl lacks" in refused(run, "eval", TEST, less, *given, "--allow-missing")
+    for option, value, message in (
+        ("--label", "spoken", "--label must be one of"),
+        ("--hyp-label", "spoken", "--hyp-label must be one of"),
+        ("--fold", "klingon", "--fold must be one of"),
+        ("--metric", "wer", "measures are"),
+        ("--by", "town", "no field 'town'"),
+        ("--level", "95", "95"),
+    ):
+        assert message in refused(run, "eval", TEST, TEST, *given, option, value)
+    assert "no phones in the field 'phones'" in refused(run, "eval", TEST, TEST)
 
 
 # Worlds -------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from typing import Any
 import typer
 
 from modicum.core.cli import method_main
+from modicum.huper.cli.judging import evaluate
+from modicum.huper.cli.listening import transcribe
 from modicum.huper.cli.training import train
 from modicum.huper.cli.worlds import world
 
@@ -17,14 +19,14 @@ app = typer.Typer(
 )
 
 
-def _add(to: typer.Typer, *commands: Callable[..., None]) -> None:
-    for command in commands:
+def _add(to: typer.Typer, **commands: Callable[..., None]) -> None:
+    for name, command in commands.items():
         # As paragraphs: the help would keep the line breaks of the source.
         paragraphs = (command.__doc__ or "").split("\n\n")
-        to.command(help="\n\n".join(" ".join(text.split()) for text in paragraphs))(command)
+        to.command(name, help="\n\n".join(" ".join(text.split()) for text in paragraphs))(command)
 
 
-_add(app, world, train)
+_add(app, transcribe=transcribe, eval=evaluate, world=world, train=train)
 
 
 def __getattr__(name: str) -> Any:

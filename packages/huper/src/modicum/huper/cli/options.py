@@ -12,6 +12,33 @@ TRAINING = "Training"
 WORLD = "World"
 OUTPUT = "Output"
 
+Audio = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="AUDIO…",
+        help="Audio files, .jsonl corpora, folders of Kaldi, or - for a list on standard input: a "
+        "file in each line, or a file, a tab and its text.",
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="The model that comes with the package (tiny), or a folder of one.",
+        rich_help_panel=MODEL,
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(min=1, help="Recordings that are worked on together.", rich_help_panel=MODEL),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write all that was found as JSON lines; the same command goes on where it was cut "
+        "off.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print JSON and nothing else.", rich_help_panel=OUTPUT),
@@ -20,7 +47,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no bar.", rich_
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …", rich_help_panel=MODEL)]
 Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn.")]
 Jobs = Annotated[
-    int, typer.Option("--jobs", "-j", min=1, help="Utterances that are worked on at a time.")
+    int, typer.Option("--jobs", "-j", min=1, help="Parts of the work that run at a time.")
 ]
 Plot = Annotated[
     Path | None,
