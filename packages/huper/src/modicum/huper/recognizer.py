@@ -30,7 +30,7 @@ from modicum.huper.phones import PhoneSet
 from modicum.huper.tiny import CONFIG_NAME, TinyConvCTC
 from modicum.huper.transcript import Span, Transcript, to_ipa
 
-__all__ = ["SHIPPED", "AcousticModel", "Recognizer", "decode", "recordings_of"]
+__all__ = ["SHIPPED", "AcousticModel", "Recognizer", "decode", "is_many", "recordings_of"]
 
 SHIPPED = {"tiny": Path(__file__).parent / "data" / "tiny-en"}
 """Models that come with the package, by name."""
@@ -55,10 +55,18 @@ class AcousticModel(Protocol):
         Its symbols.
     frame_shift
         Seconds from one frame to the next.
+
+    A model whose frames are not those of `modicum.huper.audio.frame_count` also has a method
+    ``frames_of(samples)``.
     """
 
-    phones: PhoneSet
-    frame_shift: float
+    @property
+    def phones(self) -> PhoneSet:
+        """One symbol for each output."""
+
+    @property
+    def frame_shift(self) -> float:
+        """Seconds from one frame to the next."""
 
     def emissions(
         self, audio: Any, sampling_rate: int | None = None, *, batch_size: int = 16
@@ -72,7 +80,8 @@ class Recognizer:
     Parameters
     ----------
     model
-        A `TinyConvCTC`, or another `AcousticModel`.
+        A `TinyConvCTC`, a model of transformers as
+        `modicum.huper.integrations.transformers.TransformersCTC`, or another `AcousticModel`.
     phones
         Other names for its symbols, as many and with the same blank; the model's if None.
     seconds, overlap
@@ -263,8 +272,7 @@ class Recognizer:
                 yield _greedy(held_TC, self.phones, self.frame_shift, begun)
 
     def _window(self, cut: Window, *, last: bool) -> np.ndarray:
-        row_TC = next(self._listen([cut.samples], 1, None))
-        return row_TC[cut.keep.start : None if last else cut.keep.stop]
+        return _kept(next(self._listen([cut.samples], 1, None)), cut, last=last)
 
     def _listen(
         self, pieces: Sequence[np.ndarray], batch_size: int, progress: ProgressTask | None
@@ -283,7 +291,12 @@ class Recognizer:
             if progress is not None:
                 progress.advance(len(part))
         for at, piece in enumerate(pieces):
-            yield rows[at] if at in rows else self._unsaid(frame_count(len(piece)))
+            yield rows[at] if at in rows else self._unsaid(self._frames_of(len(piece)))
+
+    def _frames_of(self, samples: int) -> int:
+        """Give how many frames the model gives: its own word if it has one."""
+        counted: int = getattr(self.model, "frames_of", frame_count)(samples)
+        return counted
 
     def _unsaid(self, frames: int) -> np.ndarray:
         probability_C = np.full(len(self.phones), _UNSAID)
@@ -335,6 +348,7 @@ class Recognizer:
         name_or_folder: str | os.PathLike[str] = "tiny",
         *,
         device: str | torch.device = "auto",
+        dtype: str | torch.dtype | None = None,
         seconds: float = 30.0,
         overlap: float = 1.0,
     ) -> Recognizer:
@@ -344,32 +358,43 @@ class Recognizer:
         ----------
         name_or_folder
             ``"tiny"``, the model that comes with the package (synthetic English; for trying things
-            out, not for people), or a folder of `TinyConvCTC.save_pretrained`.
+            out, not for people); a folder of `TinyConvCTC.save_pretrained`; or a folder or name on
+            the hub of a model for ``AutoModelForCTC`` of transformers.
         device
             ``"auto"``, ``"cpu"``, ``"cuda"`` ….
+        dtype
+            In which a model of transformers computes: ``"auto"``, ``"float32"``, ``"bfloat16"`` …;
+            float32 if None, as the tiny model always does.
         seconds, overlap
             As for the class.
 
         Raises
         ------
         FileNotFoundError
-            If there is no such folder, or a file in it is missing.
+            If there is no such model, or a file is missing.
         ValueError
-            If it holds another kind of model.
+            If it holds another kind of model, or the tiny model is asked for another dtype.
+        ImportError
+            If it is a model of transformers, and that is not installed.
         """
-        folder = SHIPPED.get(str(name_or_folder), Path(name_or_folder))
-        if not folder.is_dir():
+        name = os.fspath(name_or_folder)
+        folder = SHIPPED.get(name, Path(name))
+        if name in SHIPPED and not folder.is_dir():
             raise FileNotFoundError(
-                f"{name_or_folder} is neither a folder nor one of the models that come with the "
-                f"package ({', '.join(SHIPPED)})"
-                if str(name_or_folder) not in SHIPPED
-                else f"this installation lacks {folder}, the model {name_or_folder!r}: install "
-                "modicum-huper again, or train one with modicum-huper train"
+                f"this installation lacks {folder}, the model {name!r}: install modicum-huper "
+                "again, or train one with modicum-huper train"
             )
-        kind = _kind_of(folder)
-        if kind != _TINY:
-            raise ValueError(f"{folder} holds a model of the type {kind!r}, not {_TINY!r}")
-        model = TinyConvCTC.from_pretrained(folder, device)
+        # A name on the hub is one word, or two with a slash between.
+        if not folder.is_dir() and (folder.is_absolute() or not 1 <= len(folder.parts) <= 2):
+            raise FileNotFoundError(f"there is no folder {name}")
+        if folder.is_dir() and _kind_of(folder) == _TINY:
+            if dtype not in (None, "auto", "float32", "fp32", torch.float32):
+                raise ValueError(f"TinyConvCTC computes in float32, not in {dtype}")
+            model: AcousticModel = TinyConvCTC.from_pretrained(folder, device)
+        else:
+            from modicum.huper.integrations.transformers import TransformersCTC
+
+            model = TransformersCTC.from_pretrained(name, device=device, dtype=dtype)
         return cls(model, seconds=seconds, overlap=overlap)
 
 
@@ -488,10 +513,7 @@ def recordings_of(audio: Any, sampling_rate: int | None = None) -> list[np.ndarr
     TypeError, ValueError, FileNotFoundError
         As `modicum.huper.audio.standardise`; with the number of the recording if there are many.
     """
-    many = isinstance(audio, list | tuple) and not all(
-        isinstance(one, int | float | np.number) for one in audio
-    )
-    if not many:
+    if not is_many(audio):
         return [_recording(audio, sampling_rate)]
     found = []
     for number, one in enumerate(audio):
@@ -500,6 +522,13 @@ def recordings_of(audio: Any, sampling_rate: int | None = None) -> list[np.ndarr
         except (TypeError, ValueError, FileNotFoundError) as error:
             raise type(error)(f"recording {number}: {error}") from None
     return found
+
+
+def is_many(audio: Any) -> bool:
+    """Say whether this is a list of recordings; a list of numbers is one recording."""
+    return isinstance(audio, list | tuple) and not all(
+        isinstance(one, int | float | np.number) for one in audio
+    )
 
 
 def _recording(audio: Any, sampling_rate: int | None) -> np.ndarray:
@@ -516,11 +545,24 @@ def _recording(audio: Any, sampling_rate: int | None) -> np.ndarray:
 
 def _joined(parts: Sequence[np.ndarray], cuts: Sequence[Window]) -> np.ndarray:
     """Join the frames of windows; the last keeps all that the model gives at its end."""
-    kept = [
-        part[cut.keep.start : cut.keep.stop if number < len(cuts) - 1 else None]
-        for number, (part, cut) in enumerate(zip(parts, cuts, strict=True))
-    ]
-    return np.concatenate(kept)
+    last = len(cuts) - 1
+    return np.concatenate(
+        [
+            _kept(part, cut, last=number == last)
+            for number, (part, cut) in enumerate(zip(parts, cuts, strict=True))
+        ]
+    )
+
+
+def _kept(part_TC: np.ndarray, cut: Window, *, last: bool) -> np.ndarray:
+    if last:
+        return part_TC[cut.keep.start :]
+    if len(part_TC) < cut.keep.stop:
+        raise ValueError(
+            f"the model gives {len(part_TC)} frames for {len(cut.samples)} samples, and "
+            f"{cut.keep.stop} are needed: let windows overlap by more"
+        )
+    return part_TC[cut.keep]
 
 
 def _kind_of(folder: Path) -> str:
