@@ -592,6 +592,8 @@ def test_report_of_the_world() -> None:
     assert f"[{100 * found.per_interval[0]:.2f}, {100 * found.per_interval[1]:.2f}] 95 %" in text
     one, two, count = found.confusions[0]
     assert f"most frequent errors: {one or '∅'}→{two or '∅'} {count}" in text
+    lowest = text.split("lowest recall: ")[1].split("\n")[0]
+    assert lowest.startswith("B 0.00 %, EH 0.00 %, S 60.00 %") and "100.00 %" not in lowest
     # Both as lists, in the same order, it is the same.
     assert metrics.report(list(hyps[name] for name in refs), list(refs.values())) == found
 

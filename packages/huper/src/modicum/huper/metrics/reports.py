@@ -144,8 +144,11 @@ class Report:
                 f"{one or '∅'}→{two or '∅'} {count}" for one, two, count in self.confusions[:_SHOWN]
             )
             lines.append(f"most frequent errors: {shown}")
-        if worst := sorted(self.recall.items(), key=lambda one: (one[1], one[0]))[:_SHOWN]:
-            shown = ", ".join(f"{phone} {_percent(value)}" for phone, value in worst)
+        wrong = [(value, phone) for phone, value in self.recall.items() if value < 1]
+        if wrong:
+            shown = ", ".join(
+                f"{phone} {_percent(value)}" for value, phone in sorted(wrong)[:_SHOWN]
+            )
             lines.append(f"lowest recall: {shown}")
         if self.empty_references:
             lines.append(
