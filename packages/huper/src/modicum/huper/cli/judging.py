@@ -1,22 +1,19 @@
 """The command ``eval``: transcripts beside references."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from modicum.huper.cli import options
-from modicum.huper.cli.corpora import FIELDS, phones_in, rows_of
+from modicum.huper.cli.corpora import HEARD, check_label, phones_of, read
 from modicum.huper.cli.show import print_json
 
 if TYPE_CHECKING:
+    from modicum.huper.corpus import Item
     from modicum.huper.phones import PhoneSet
 
 __all__ = ["evaluate"]
-
-HEARD = "phones"
-"""Field of a transcript."""
 
 INVENTORIES = ("arpabet39", "arpabet40", "timit61")
 
@@ -63,12 +60,11 @@ def evaluate(
     """
     from modicum.huper import metrics
 
-    heard = _phones(hyp, HEARD if hyp_label == HEARD else _field(hyp_label, "--hyp-label"))
-    rows = {row["id"]: row for row in rows_of(ref)}
-    field = _field(label, "--label")
-    if missing:
-        rows = {name: row for name, row in rows.items() if name in heard}
-    said = {name: phones_in(row, field, ref) for name, row in rows.items()}
+    check_label(hyp_label, "--hyp-label", HEARD)
+    check_label(label, "--label")
+    heard = {item.id: phones_of(item, hyp_label) for item in read(hyp)}
+    items = [item for item in read(ref) if item.id in heard or not missing]
+    said = {item.id: item.phones(label) for item in items}
     if lost := sorted(set(said) ^ set(heard)):
         where = hyp if lost[0] in said else ref
         raise ValueError(f"{where} lacks {len(lost)} ids, the first is {lost[0]!r}")
@@ -79,7 +75,7 @@ def evaluate(
         level=level,
         seed=seed,
         resamples=resamples or 1,
-        groups=None if by is None else [_value(row, by, ref) for row in rows.values()],
+        groups=None if by is None else [_value(item, by, ref) for item in items],
         measures=options.words_of(metric, "--metric"),
         inventory=_inventory(fold),
     )
@@ -89,20 +85,11 @@ def evaluate(
         typer.echo(str(found))
 
 
-def _field(label: str, option: str) -> str:
-    if label not in FIELDS:
-        raise ValueError(f"{option} must be one of {', '.join(FIELDS)}, not {label!r}")
-    return FIELDS[label]
-
-
-def _phones(path: Path, field: str) -> dict[str, tuple[str, ...]]:
-    return {row["id"]: phones_in(row, field, path) for row in rows_of(path)}
-
-
-def _value(row: Mapping[str, Any], name: str, path: Path) -> Any:
-    if name not in row:
-        raise ValueError(f"{path}: {row['id']} has no field {name!r}")
-    return row[name]
+def _value(item: "Item", name: str, path: Path) -> Any:
+    value = item.to_row().get(name)
+    if value is None:
+        raise ValueError(f"{path}: {item.id!r} has no field {name!r}")
+    return value
 
 
 def _inventory(name: str | None) -> "PhoneSet | None":

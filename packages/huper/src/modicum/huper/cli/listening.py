@@ -1,14 +1,20 @@
 """The command ``transcribe``: phones from audio."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from modicum.huper.cli import options
-from modicum.huper.cli.inputs import Item, items_of, work_through
+from modicum.huper.cli.inputs import items_of, sound_of, work_through
 from modicum.huper.cli.show import bars
+
+if TYPE_CHECKING:
+    from modicum.huper.corpus import Item
+    from modicum.huper.transcript import Transcript
 
 __all__ = ["transcribe"]
 
@@ -66,17 +72,15 @@ def transcribe(
     # Wrong options are refused before any recording is read.
     read_off(_nothing(recognizer), decode, inventory=allowed)
 
-    def listen(batch: Sequence[Item]) -> list[dict[str, Any]]:
+    def listen(batch: "Sequence[Item]") -> "list[Item]":
+        sounds = [sound_of(one) for one in batch]
         found = recognizer.transcribe(
-            batch[0].audio if len(batch) == 1 else [one.audio for one in batch],
+            sounds[0] if len(sounds) == 1 else sounds,
             decode=decode,
             inventory=allowed,
             batch_size=batch_size,
         )
-        return [
-            {"audio_path": one.audio, "text": one.text, **transcript.to_dict()}
-            for one, transcript in zip(batch, found, strict=True)
-        ]
+        return [with_transcript(*pair) for pair in zip(batch, found, strict=True)]
 
     settings = {
         "command": "transcribe",
@@ -85,7 +89,7 @@ def transcribe(
         "inventory": allowed,
     }
     with bars(quiet) as bar:
-        rows, failures = work_through(
+        done, failures = work_through(
             items,
             listen,
             out=out,
@@ -95,8 +99,8 @@ def transcribe(
             batch_size=batch_size,
             jobs=jobs,
         )
-    write_files(rows, textgrid, ctm, single=len(items) == 1)
-    tell(rows, as_json, "ipa" if ipa else "phones", single=len(items) == 1)
+    write_files(done, textgrid, ctm, single=len(items) == 1)
+    tell(done, as_json, "ipa" if ipa else "phones", single=len(items) == 1)
     if failures:
         raise typer.Exit(1)
 
@@ -112,7 +116,7 @@ def _nothing(recognizer: Any) -> Any:
     return Emissions.log_softmax(logits_1C, None, recognizer.frame_shift, phones)
 
 
-def _check_targets(items: Sequence[Item], textgrid: Path | None) -> None:
+def _check_targets(items: "Sequence[Item]", textgrid: Path | None) -> None:
     if textgrid is None or len(items) == 1:
         return
     if textgrid.suffix or textgrid.is_file():
@@ -121,43 +125,50 @@ def _check_targets(items: Sequence[Item], textgrid: Path | None) -> None:
         )
 
 
+def with_transcript(item: "Item", transcript: "Transcript") -> "Item":
+    """Put what was heard beside what is known of an utterance."""
+    return replace(item, extra={**item.extra, **transcript.to_dict()})
+
+
+def transcript_of(item: "Item") -> "Transcript":
+    """Take it from there."""
+    from modicum.huper.transcript import Transcript
+
+    return Transcript.from_dict(item.extra)
+
+
 def write_files(
-    rows: Sequence[dict[str, Any]], textgrid: Path | None, ctm: Path | None, *, single: bool
+    items: "Sequence[Item]", textgrid: Path | None, ctm: Path | None, *, single: bool
 ) -> None:
     """Write what was found for other programs."""
     from modicum.core.experiment import write_atomic
     from modicum.huper import formats
-    from modicum.huper.transcript import Transcript
 
     lines = []
-    for row in rows:
-        transcript = Transcript.from_dict(row)
+    for item in items:
+        transcript, name = transcript_of(item), Path(item.id).name
         if textgrid is not None:
             path = textgrid
             if not single or textgrid.is_dir() or not textgrid.suffix:
-                path = textgrid / f"{Path(row['id']).name}.TextGrid"
-            write_atomic(path, formats.textgrid(transcript, _seconds(row["audio_path"])))
+                path = textgrid / f"{name}.TextGrid"
+            write_atomic(path, formats.textgrid(transcript, _seconds(item)))
         if ctm is not None:
-            lines.append(formats.ctm(transcript, Path(row["id"]).name))
+            lines.append(formats.ctm(transcript, name))
     if ctm is not None:
         write_atomic(ctm, "".join(lines))
 
 
-def _seconds(path: str) -> float:
-    import soundfile  # type: ignore[import-untyped]
-
-    about = soundfile.info(path)
-    return float(about.frames / about.samplerate)
+def _seconds(item: "Item") -> float:
+    samples, rate = item.audio()
+    return float(len(samples) / rate)
 
 
-def tell(rows: Sequence[dict[str, Any]], as_json: bool, what: str, *, single: bool) -> None:
+def tell(items: "Sequence[Item]", as_json: bool, what: str, *, single: bool) -> None:
     """Print a line for each recording."""
-    import json
-
-    for row in rows:
+    for item in items:
         if as_json:
-            typer.echo(json.dumps(row, ensure_ascii=False, allow_nan=False))
+            typer.echo(json.dumps(item.to_row(), ensure_ascii=False, allow_nan=False))
         elif single:
-            typer.echo(" ".join(row[what]))
+            typer.echo(" ".join(item.extra[what]))
         else:
-            typer.echo(f"{row['id']}\t{' '.join(row[what])}")
+            typer.echo(f"{item.id}\t{' '.join(item.extra[what])}")
