@@ -616,6 +616,12 @@ def test_report_of_nothing_is_written_without_rates() -> None:
     assert metrics.Report.from_json(found.to_json()) == found
 
 
+def test_report_with_an_interval_without_end_can_be_written() -> None:
+    found = metrics.report([["a"], ["b"]], [[], ["b"]], measures=["per"])
+    assert (found.per, found.per_interval) == (1.0, None)
+    assert metrics.Report.from_json(found.to_json()) == found
+
+
 def test_report_folds_both_sides() -> None:
     hyps, refs = [["AO", "T", "ax"]], [["AA", "DX", "AH0"]]
     assert metrics.report(hyps, refs, ci=None, measures=["per"]).per == 1

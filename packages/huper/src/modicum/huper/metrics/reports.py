@@ -49,7 +49,8 @@ class Report:
         How many there are.
     per, per_interval
         Phone error rate, a ratio, None without a reference phone; its bootstrap interval, None if
-        it was not asked for or there are fewer than two utterances.
+        it was not asked for, there are fewer than two utterances, or so many empty references that
+        it has no upper end.
     matches, substitutions, deletions, insertions
         Phones; see `phone_errors` for ties.
     empty_references, insertions_without_reference
@@ -221,7 +222,7 @@ def report(
         )
         values = {
             "pfer": _number(features.pfer()),
-            "pfer_interval": features.interval(level, **drawing) if ci else None,
+            "pfer_interval": _bounded(features.interval(level, **drawing)) if ci else None,
             "reference_segments": int(features.lengths.sum()),
             "unknown": features.unknown,
             "hyp_unknown": features.hyp_unknown,
@@ -232,7 +233,7 @@ def report(
         reference_phones=phones.reference_phones,
         hypothesis_phones=sum(map(len, hyp_rows)),
         per=_number(phones.per),
-        per_interval=phones.interval(level, **drawing) if ci else None,
+        per_interval=_bounded(phones.interval(level, **drawing)) if ci else None,
         matches=phones.matches,
         substitutions=phones.substitutions,
         deletions=phones.deletions,
@@ -578,6 +579,10 @@ def _phones_of(inventory: PhoneSet | Sequence[str]) -> tuple[str, ...]:
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _bounded(interval: Interval | None) -> Interval | None:
+    return interval if interval is not None and math.isfinite(interval[1]) else None
 
 
 def _percent(value: float | None) -> str:
