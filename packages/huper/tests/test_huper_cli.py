@@ -5,11 +5,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from modicum.core.cli import method_main
-from modicum.huper import espeak, metrics
+from modicum.huper import audio, corpus, espeak, metrics
 from modicum.huper.cli import app
 from modicum.huper.cli.corpora import labelled
 from modicum.huper.cli.show import cell
@@ -52,7 +53,7 @@ def refused(run, *arguments):
 
 def test_every_command_has_a_help():
     names = [command.name for command in app.registered_commands]
-    assert {"transcribe", "eval", "world", "train"} <= set(names)
+    assert {"transcribe", "eval", "world", "simulate", "train"} <= set(names)
     for name in names:
         done = CliRunner().invoke(app, [name, "--help"])
         assert done.exit_code == 0 and "Usage" in done.output, done.output
@@ -250,6 +251,61 @@ def test_world_writes_the_world_of_its_seed(run, tmp_path):
 def test_world_refuses(run, tmp_path, given, message):
     assert message in refused(run, "world", tmp_path / "out", *given)
     assert not (tmp_path / "out").exists()
+
+
+def test_simulate_distorts_a_corpus(run, tmp_path):
+    out = tmp_path / "noisy.jsonl"
+    given = ["simulate", TEST, "--distort", "clean", "--distort", "white=5", "--out", out]
+    status, shown, errors = run(*given, "--json", "--jobs", "2")
+    assert (status, errors) == (0, "")
+    assert json.loads(shown)["distortions"] == {"clean": 6, "white=5": 6}
+    items = {item.id: item for item in corpus.load(out)}
+    sources = corpus.load(TEST)
+    for item in sources:
+        clean, noisy = items[f"{item.id}-clean"], items[f"{item.id}-white5"]
+        assert noisy.phones() == item.phones() and noisy.extra["voice"] == item.extra["voice"]
+        assert noisy.extra["source"] == item.id
+        (before, _), (same, _), (after, _) = (one.audio() for one in (item, clean, noisy))
+        np.testing.assert_array_equal(same, before)
+        # 16-bit files round what was mixed.
+        assert audio.decibel(before, after - before) == pytest.approx(5, abs=0.05)
+    first = (tmp_path / "audio" / "test-00000-white5.flac").read_bytes()
+    out.unlink()
+    assert run(*given)[0] == 0
+    assert (tmp_path / "audio" / "test-00000-white5.flac").read_bytes() == first
+
+
+def test_simulate_draws_one_for_each_utterance(run, tmp_path):
+    out = tmp_path / "drawn.jsonl"
+    kinds = [
+        "babble=10",
+        "reverberation=0.3",
+        "band=8000",
+        "clipping=0.1",
+        "mu_law=8",
+        "ulaw",
+    ]
+    given = [word for kind in kinds for word in ("--distort", kind)]
+    status, shown, _ = run("simulate", TRAIN, *given, "--draw", "--seed", 3, "--out", out)
+    assert status == 0 and "babble" in shown
+    items = corpus.load(out)
+    assert [item.id for item in items] == [item.id for item in corpus.load(TRAIN)]
+    assert len({item.extra["distortion"] for item in items}) > 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "Missing option"),
+        (["--distort", "thunder=3"], "--distort must be clean or one of"),
+        (["--distort", "white"], "white needs a level"),
+        (["--distort", "white=loud"], "not 'white=loud'"),
+        (["--distort", "clean=1"], "clean has no level"),
+        (["--distort", "babble=3"], "babble needs more than 6 utterances"),
+    ],
+)
+def test_simulate_refuses(run, tmp_path, given, message):
+    assert message in refused(run, "simulate", TEST, "--out", tmp_path / "x.jsonl", *given)
 
 
 # Training -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from modicum.core.cli import method_main
 from modicum.huper.cli.judging import evaluate
 from modicum.huper.cli.listening import transcribe
 from modicum.huper.cli.training import train
-from modicum.huper.cli.worlds import world
+from modicum.huper.cli.worlds import simulate, world
 
 app = typer.Typer(
     help="Phones that were really spoken: from audio, and from text where it helps.",
@@ -26,7 +26,7 @@ def _add(to: typer.Typer, **commands: Callable[..., None]) -> None:
         to.command(name, help="\n\n".join(" ".join(text.split()) for text in paragraphs))(command)
 
 
-_add(app, transcribe=transcribe, eval=evaluate, world=world, train=train)
+_add(app, transcribe=transcribe, eval=evaluate, world=world, simulate=simulate, train=train)
 
 
 def __getattr__(name: str) -> Any:

@@ -140,11 +140,12 @@ def work_through(
                     message = " ".join(str(one).split()) or type(one).__name__
                     typer.echo(f"{item.audio_path or item.id}: {message}", err=True)
                     continue
-                done[item.id] = one
-                if writer is not None:
+                if writer is None:
+                    done[item.id] = one
+                else:
                     writer.write(one)
             bar.advance(len(batch))
-    if out is not None and len(done) < len(items):
+    if out is not None:
         done = {one.id: one for one in read(out)}
     return [done[one.id] for one in items if one.id in done], failures
 

@@ -1,14 +1,26 @@
-"""The command ``world``: a corpus of which everything is known."""
+"""The commands ``world`` and ``simulate``: a corpus that is made up, and one that is distorted."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from modicum.huper.cli import options
+from modicum.huper.cli.corpora import read
+from modicum.huper.cli.inputs import work_through
 from modicum.huper.cli.show import bars, print_json, print_table
 
-__all__ = ["world"]
+if TYPE_CHECKING:
+    import numpy as np
+
+    from modicum.huper.corpus import Item
+
+__all__ = ["simulate", "world"]
+
+TALKERS = 6
+"""Customary number of voices in babble."""
 
 
 def world(
@@ -98,3 +110,140 @@ def world(
         print_json({"folder": str(out), "source": made.source, "splits": splits_found})
     else:
         print_table(names, rows)
+
+
+# Distortions ------------------------------------------------------------------------------------
+
+Distortion = tuple[str, float | None]
+
+
+def simulate(
+    corpus: Annotated[
+        Path, typer.Argument(metavar="CORPUS", help="JSONL file or Kaldi folder to distort.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="JSONL to write; audio goes to a folder beside it.",
+            rich_help_panel=options.OUTPUT,
+            show_default=False,
+        ),
+    ],
+    distortions: Annotated[
+        list[str],
+        typer.Option(
+            "--distort",
+            metavar="KIND=LEVEL",
+            help="white=SNR and babble=SNR in decibels, reverberation=RT60 in seconds, band=RATE, "
+            "clipping=FRACTION, mu_law=BITS, or the name of a codec; clean changes nothing. "
+            "Several times.",
+            show_default=False,
+        ),
+    ],
+    draw: Annotated[
+        bool,
+        typer.Option(
+            "--draw",
+            help="Draw one of them for each utterance, which keeps its id. Else each utterance is "
+            "there with all of them, and with their names behind its id.",
+        ),
+    ] = False,
+    seed: options.Seed = 0,
+    jobs: options.Jobs = 1,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Distort a corpus: noise, babble, rooms, telephones, codecs.
+
+    The field distortion of each line says what was done. Babble is the speech of six other
+    utterances of the corpus. The same command goes on where it was cut off.
+    """
+    known = [_distortion(text) for text in distortions]
+    sources = {item.id: item for item in read(corpus)}
+    if any(kind == "babble" for kind, _ in known) and len(sources) <= TALKERS:
+        raise ValueError(
+            f"babble needs more than {TALKERS} utterances, {corpus} has {len(sources)}"
+        )
+    plan = _plan(list(sources.values()), known, draw, seed)
+
+    def change(batch: "Sequence[Item]") -> "list[Item]":
+        return [_distorted(one, sources, seed) for one in batch]
+
+    settings = {"command": "simulate", "distortions": distortions, "draw": draw, "seed": seed}
+    with bars(quiet) as bar:
+        done, failures = work_through(
+            plan,
+            change,
+            out=out,
+            settings=settings,
+            open_bar=bar,
+            what="distorting",
+            batch_size=1,
+            jobs=jobs,
+        )
+    counts: dict[str, int] = {}
+    for item in done:
+        name = str(item.extra["distortion"])
+        counts[name] = counts.get(name, 0) + 1
+    if as_json:
+        print_json({"corpus": str(out), "utterances": len(done), "distortions": counts})
+    else:
+        print_table(["distortion", "utterances"], [list(pair) for pair in counts.items()], str(out))
+    if failures:
+        raise typer.Exit(1)
+
+
+def _distortion(text: str) -> Distortion:
+    from modicum.huper.audio import CODECS, DISTORTIONS
+
+    kind, equals, number = text.partition("=")
+    if kind not in ("clean", *DISTORTIONS):
+        raise ValueError(
+            f"--distort must be clean or one of {', '.join(DISTORTIONS)}, not {kind!r}"
+        )
+    try:
+        level = float(number) if equals else None
+    except ValueError:
+        raise ValueError(f"--distort takes KIND=LEVEL, such as white=10, not {text!r}") from None
+    if kind == "clean" and equals:
+        raise ValueError(f"clean has no level, not {text!r}")
+    if level is None and kind not in ("clean", *CODECS):
+        raise ValueError(f"{kind} needs a level, such as {kind}=…")
+    return kind, level
+
+
+def _plan(
+    items: "list[Item]", distortions: Sequence[Distortion], draw: bool, seed: int
+) -> "list[Item]":
+    """List what is made, with what is done to it and the utterance that it is made of."""
+    from modicum.core.device import numpy_generator
+
+    found = []
+    for item in items:
+        chosen = list(distortions)
+        if draw:
+            rng = numpy_generator(seed, "distortion", item.id)
+            chosen = [chosen[int(rng.integers(len(chosen)))]]
+        for kind, level in chosen:
+            name = kind if level is None else f"{kind}={level:g}"
+            extra = {**item.extra, "distortion": name, "source": item.id}
+            identity = item.id if draw else f"{item.id}-{name.replace('=', '')}"
+            found.append(replace(item, id=identity, extra=extra))
+    return found
+
+
+def _distorted(item: "Item", sources: "dict[str, Item]", seed: int) -> "Item":
+    from modicum.core.device import numpy_generator
+    from modicum.huper import audio
+
+    kind, level = _distortion(item.extra["distortion"])
+    samples_N = audio.standardise(*item.audio())
+    if kind != "clean":
+        rng = numpy_generator(seed, kind, item.id)
+        talkers: list[np.ndarray] = []
+        if kind == "babble":
+            others = [one for name, one in sources.items() if name != item.extra["source"]]
+            drawn = rng.choice(len(others), TALKERS, replace=False)
+            talkers = [audio.standardise(*others[at].audio()) for at in drawn.tolist()]
+        samples_N = audio.distort(samples_N, kind, level, rng, talkers=talkers)
+    return replace(item, samples=samples_N, sampling_rate=audio.SAMPLE_RATE, start=None, end=None)
