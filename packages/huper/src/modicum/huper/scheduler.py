@@ -1,15 +1,15 @@
-"""Whom to believe: the ear, or what should have been said.
+"""Which path to trust: the ear, or what the text says.
 
-Takes emissions and numbers about them, and gives a decision with its reason. A distortion score
-says how unsure the recognizer is; an evidence ratio says what believing the reference costs; a
-`Scheduler` compares them with thresholds that `Scheduler.calibrate` finds on utterances of one's
-own, never on those that it is judged by. It runs no model and decodes nothing.
+Scores how distorted a recording is (s), and what it costs to believe a reference (Λ), and turns the
+two into a choice, or into the weight λ of the reference, for an utterance or for each stretch of
+it. Thresholds are chosen on utterances whose phones are known. It decodes nothing itself and reads
+no audio; `modicum.huper.system` gives it what it needs.
 
-The score and the rule of thresholds are read from "HuPER: A Human-Inspired Framework for Phonetic
-Perception" (arXiv 2602.01634), whose exact mix is not known: `beta` sets it. The evidence ratio is
-this package's own.
+The score follows the description of the Scheduler in "HuPER: A Human-Inspired Framework for
+Phonetic Perception" (arXiv 2602.01634), a mean over frames of a mix of entropy and margin; the test
+of Λ is this package's own.
 
-Shape suffixes: B utterances, T frames, C classes.
+Shape suffixes: T frames, C classes, W windows, N items, K candidates.
 """
 
 from __future__ import annotations
@@ -17,675 +17,847 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, overload
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from modicum.core.device import numpy_generator
-from modicum.huper.audio import HOP, frame_count
-from modicum.huper.emissions import Emissions
+from modicum.huper.audio import FRAME, HOP
+from modicum.huper.emissions import Emissions, check_rows
+
+if TYPE_CHECKING:
+    import torch
+
+    from modicum.core.experiment import ProgressTask
+    from modicum.huper.channel import Weights
+    from modicum.huper.graph.viterbi import Alignment
 
 __all__ = [
-    "BOTTOM_UP",
-    "HYPOTHESIS",
-    "PATHS",
-    "REFERENCE",
     "Calibration",
-    "Decision",
-    "Observation",
+    "Item",
     "Scheduler",
+    "Verdict",
     "distortion_score",
     "evidence_ratio",
-    "local_uncertainty",
-    "segment_scores",
-    "voiced_frames",
+    "frame_distortion",
+    "local_evidence",
+    "segments",
+    "voiced",
 ]
-
-BOTTOM_UP, HYPOTHESIS, REFERENCE = "bottom-up", "hypothesis", "reference"
-PATHS = (BOTTOM_UP, HYPOTHESIS, REFERENCE)
 
 _POLICIES = ("threshold", "llr", "soft")
 _SCOPES = ("utterance", "segment")
 _FRAMES = ("all", "speech", "vad")
 _POOLS = ("mean", "quantile")
 
-_A_GRID = np.arange(0.0, 6.25, 0.25)
-_B_GRID = np.arange(0.0, 85.0, 5.0)
-_FOLDS = 5
+GRID_A = tuple(np.arange(0, 6.01, 0.25).tolist())
+"""Nats per phone at s = 0 that are tried."""
+
+GRID_B = tuple(np.arange(0, 80.1, 5.0).tolist())
+"""Slopes over s that are tried."""
+
+_MOST_CANDIDATES = 200
+"""Of thresholds; as many values or fewer are all tried."""
+
+_DECODED_CANDIDATES = 9
+"""Of thresholds where each of them needs decoding anew."""
+
+_SOFT_WIDTHS = (0.25, 1.0)
+"""Widths of the soft switch that are tried, in standard deviations of s."""
+
 _FEW = 30
-"""Utterances below which a threshold is mostly chance."""
+"""Fewer utterances than this choose a threshold by chance."""
 
-_SHORTEST_SEGMENT = 0.3
+_FOLDS = 5
+
 _VOICED_DB = 30.0
-"""Frames that are this much weaker than the loudest one are taken for silence."""
+"""Frames this far below the loudest ones are taken to be without a voice."""
 
 
-# Numbers about an utterance -----------------------------------------------------------------------
+# Scores -----------------------------------------------------------------------------------------
 
 
-def local_uncertainty(logprobs_TC: np.ndarray, beta: float = 1.0) -> np.ndarray:
-    """Compute how unsure each frame is.
+def frame_distortion(logprobs_TC: np.ndarray, beta: float = 1.0) -> np.ndarray:
+    """Return how uncertain each frame is.
+
+    d_t = β · h_t + (1 − β) · (1 − m_t), with the entropy h_t in units of log C and the margin m_t
+    between the two largest probabilities; 0 · log 0 = 0.
 
     Parameters
     ----------
     logprobs_TC
-        (T, C) log-probabilities, C at least 2.
+        (T, C) log-probabilities, C ≥ 2; −inf is allowed.
     beta
-        β in [0, 1], the share of the entropy: β · entropy / log C + (1 − β) · (1 − margin), where
-        the margin is the distance of the two largest probabilities.
+        β in [0, 1]: 1 is entropy alone, 0 margin alone.
 
     Returns
     -------
     np.ndarray
-        (T,) float64 in [0, 1]: 0 for a frame that is sure of one class, 1 for a uniform one (with
-        β < 1 as well).
+        (T,) float64 in [0, 1]: 0 where one class has everything, 1 where all have the same.
     """
-    _check_beta(beta)
-    logprobs_TC = np.asarray(logprobs_TC, np.float64)
-    if logprobs_TC.ndim != 2 or logprobs_TC.shape[1] < 2:
-        raise ValueError(
-            f"log-probabilities have the shape (T, C) with C > 1, got {logprobs_TC.shape}"
-        )
-    if not len(logprobs_TC):
-        return np.zeros(0)
-    prob_TC = np.exp(logprobs_TC)
-    # What is impossible adds nothing: 0 · log 0 = 0.
-    terms_TC = np.where(prob_TC > 0, prob_TC * np.where(prob_TC > 0, logprobs_TC, 0.0), 0.0)
-    entropy_T = -terms_TC.sum(1) / math.log(prob_TC.shape[1])
-    top_T2 = np.partition(prob_TC, -2, axis=1)[:, -2:]
+    rows_TC = np.asarray(logprobs_TC, np.float64)
+    probability_TC = np.exp(rows_TC)
+    # Where nothing is likely the logarithm does not matter: 0 · log 0 = 0.
+    finite_TC = np.where(probability_TC > 0, rows_TC, 0.0)
+    entropy_T = -(probability_TC * finite_TC).sum(1) / math.log(rows_TC.shape[1])
+    top_T2 = np.partition(probability_TC, -2, axis=1)[:, -2:]
     margin_T = top_T2[:, 1] - top_T2[:, 0]
     return np.clip(beta * entropy_T + (1 - beta) * (1 - margin_T), 0.0, 1.0)
 
 
-@overload
 def distortion_score(
-    emissions: Emissions,
-    beta: float = ...,
-    *,
-    frames: str = ...,
-    pool: str = ...,
-    quantile: float = ...,
-    blank: int = ...,
-    voiced: Any = ...,
-) -> np.ndarray: ...
-
-
-@overload
-def distortion_score(
-    emissions: np.ndarray,
-    beta: float = ...,
-    *,
-    frames: str = ...,
-    pool: str = ...,
-    quantile: float = ...,
-    blank: int = ...,
-    voiced: Any = ...,
-) -> float: ...
-
-
-def distortion_score(
-    emissions: Emissions | np.ndarray,
+    emissions: Emissions | np.ndarray | torch.Tensor,
     beta: float = 1.0,
+    frames: Literal["all", "speech", "vad"] = "all",
+    pool: Literal["mean", "quantile"] = "mean",
     *,
-    frames: str = "all",
-    pool: str = "mean",
     quantile: float = 0.9,
-    blank: int = 0,
-    voiced: Any = None,
-) -> float | np.ndarray:
-    """Compute the distortion score s of utterances from their local uncertainty.
+    voiced: np.ndarray | None = None,
+    blank: int | None = None,
+) -> float:
+    """Say how distorted one utterance is: s(x), from what the recognizer is unsure of.
 
     Parameters
     ----------
     emissions
-        `Emissions` of B utterances, or (T, C) log-probabilities of one.
+        `Emissions` of one utterance, or its (T, C) log-probabilities.
     beta
-        As for `local_uncertainty`. The entropy alone follows the error rate best.
+        Share of the entropy, see `frame_distortion`.
     frames
-        Which count: ``"all"``; ``"speech"``, those whose best class is not the blank; ``"vad"``,
-        those of `voiced`.
+        ``"all"``; ``"speech"``: those whose best class is not the blank; ``"vad"``: those that
+        `voiced` names. Where there is none of these, all.
     pool
-        ``"mean"``, or ``"quantile"`` for the `quantile` over frames.
+        ``"mean"`` of the frames or a ``"quantile"`` of them.
     quantile
-        Between 0 and 1.
-    blank
-        Column of the blank, for log-probabilities that are no `Emissions`.
+        Which, in [0, 1].
     voiced
-        For ``"vad"``: (T,) booleans, such as `voiced_frames` gives; a list of them for a batch.
-
-    Returns
-    -------
-    float or (B,) float64
-        In [0, 1]; 0 where no frame counts.
-
-    Raises
-    ------
-    ValueError
-        If an option is out of range, or ``"vad"`` has no fitting `voiced`.
-    """
-    _check_choice("frames", frames, _FRAMES)
-    _check_choice("pool", pool, _POOLS)
-    if not 0 <= quantile <= 1:
-        raise ValueError(f"quantile must be in [0, 1], got {quantile}")
-    if frames == "vad" and voiced is None:
-        raise ValueError('frames="vad" needs voiced=: which frames have a voice')
-    if isinstance(emissions, Emissions):
-        masks = [None] * len(emissions) if voiced is None else list(voiced)
-        if len(masks) != len(emissions):
-            raise ValueError(f"{len(emissions)} utterances need as many voiced, got {len(masks)}")
-        rows = [emissions.utterance(b) for b in range(len(emissions))]
-        return np.array(
-            [
-                _pooled(row_TC, beta, frames, pool, quantile, emissions.blank, mask)
-                for row_TC, mask in zip(rows, masks, strict=True)
-            ]
-        )
-    return _pooled(np.asarray(emissions), beta, frames, pool, quantile, blank, voiced)
-
-
-def _pooled(
-    logprobs_TC: np.ndarray,
-    beta: float,
-    frames: str,
-    pool: str,
-    quantile: float,
-    blank: int,
-    voiced: Any,
-) -> float:
-    uncertain_T = local_uncertainty(logprobs_TC, beta)
-    if frames == "speech":
-        uncertain_T = (
-            uncertain_T[logprobs_TC.argmax(1) != blank] if len(uncertain_T) else uncertain_T
-        )
-    elif frames == "vad":
-        mask_T = np.asarray(voiced, bool)
-        if mask_T.shape != uncertain_T.shape:
-            raise ValueError(f"{len(uncertain_T)} frames need as many voiced, got {mask_T.shape}")
-        uncertain_T = uncertain_T[mask_T]
-    if not len(uncertain_T):
-        return 0.0
-    return float(uncertain_T.mean() if pool == "mean" else np.quantile(uncertain_T, quantile))
-
-
-def voiced_frames(samples_N: np.ndarray) -> np.ndarray:
-    """Say which frames of 20 ms are not silence, by their energy.
-
-    Parameters
-    ----------
-    samples_N
-        float (N,) at 16 kHz, N at least 400.
-
-    Returns
-    -------
-    np.ndarray
-        bool (T,), T as `modicum.huper.audio.frame_count` gives: at most 30 dB below the loudest
-        frame. Nothing is voiced in digital silence.
-    """
-    count = frame_count(len(samples_N))
-    starts = np.arange(count) * HOP
-    power = np.concatenate([[0.0], np.cumsum(np.square(samples_N, dtype=np.float64))])
-    energy_T = power[np.minimum(starts + 400, len(samples_N))] - power[starts]
-    return np.asarray((energy_T > 0) & (energy_T >= energy_T.max() * 10 ** (-_VOICED_DB / 10)))
-
-
-def evidence_ratio(logprobs_TC: np.ndarray, score: float, length: int) -> float:
-    """Compute Λ, what believing the reference costs.
-
-    Λ = (Σ_t max_c logprobs[t, c] − score) / L, in nats for each phone of the reference: about the
-    logarithm of how much likelier the frames are without it. Small where speaker and reference
-    agree.
-
-    Parameters
-    ----------
-    logprobs_TC
-        (T, C) log-probabilities.
-    score
-        Of `graph.fused_decode` with the reference; −inf where it found no path.
-    length
-        L, the phones of the reference; an empty one counts as one phone.
+        (T,) bool for ``"vad"``, as the function `voiced` gives it.
+    blank
+        Column of the blank for log-probabilities that are no `Emissions`; 0 if None.
 
     Returns
     -------
     float
-        At least 0 if weights of edits are not positive; inf without a path.
-    """
-    if length < 0:
-        raise ValueError(f"a reference has at least 0 phones, got {length}")
-    best = float(np.asarray(logprobs_TC, np.float64).max(1).sum()) if len(logprobs_TC) else 0.0
-    return (best - float(score)) / max(length, 1)
-
-
-def segment_scores(
-    logprobs_TC: np.ndarray,
-    frame_shift: float,
-    *,
-    seconds: float = 0.5,
-    beta: float = 1.0,
-) -> np.ndarray:
-    """Compute s by windows, for bursts of noise.
-
-    Parameters
-    ----------
-    logprobs_TC
-        (T, C) log-probabilities.
-    frame_shift
-        Seconds from one frame to the next.
-    seconds
-        Length of a window, at least 0.3; the utterance is cut into windows of equal length that
-        are at least as long.
-    beta
-        As for `local_uncertainty`.
-
-    Returns
-    -------
-    np.ndarray
-        (T,) for each frame the score of its window.
-    """
-    if not seconds >= _SHORTEST_SEGMENT:
-        raise ValueError(f"windows must last at least {_SHORTEST_SEGMENT} s, got {seconds}")
-    uncertain_T = local_uncertainty(logprobs_TC, beta)
-    count = max(1, int(len(uncertain_T) * frame_shift / seconds))
-    parts = np.array_split(uncertain_T, count)
-    return np.concatenate([np.full(len(part), part.mean() if len(part) else 0.0) for part in parts])
-
-
-# Decisions ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Which path to take.
-
-    Attributes
-    ----------
-    path
-        One of `PATHS`.
-    reason
-        In words.
-    """
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What calibration needs to know of an utterance.
-
-    Attributes
-    ----------
-    id
-        Of the utterance; several observations of one, such as noisy versions, share it.
-    s
-        Distortion score.
-    bottom_up_errors, top_down_errors
-        Edit distance of either path's phones to the realized ones.
-    phones
-        Number of realized phones.
-    evidence_ratio
-        Λ of the reference; None if the top-down path follows a hypothesis of its own.
-    errors_by_lam
-        For the soft policy: edit distance after decoding with each λ.
-    """
-
-    id: str
-    s: float
-    bottom_up_errors: float
-    top_down_errors: float
-    phones: int
-    evidence_ratio: float | None = None
-    errors_by_lam: Mapping[float, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How well a rule does; risks are phone error rates, edits over realized phones.
-
-    Attributes
-    ----------
-    path
-        Which decision: ``"reference"`` or ``"hypothesis"``.
-    count
-        Observations.
-    risk
-        On the observations that chose the numbers.
-    cross_validated
-        Of numbers that were chosen without the utterance, in five folds of utterances; None with
-        fewer than two utterances.
-    bottom_up, top_down
-        Of either path taken always.
-    oracle
-        Of the better path for each utterance.
-    switched
-        Share of the observations that go top-down.
-    notes
-        What to be careful about.
-    """
-
-    path: str
-    count: int
-    risk: float
-    cross_validated: float | None
-    bottom_up: float
-    top_down: float
-    oracle: float
-    switched: float
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Scheduler:
-    """The rule that chooses between paths.
-
-    ``"threshold"`` takes the reference where the distortion score s exceeds `tau_ref`: the paper's
-    rule. ``"llr"`` takes it where the evidence ratio Λ is below a + b · s: a clean signal that does
-    not fit the reference means that something else was said, a noisy one may deviate more.
-    ``"soft"`` always decodes with the reference, with the weight λ = λ_max · σ((s − tau_ref) /
-    width). Without a reference, or where it is not believed, the perceiver's hypothesis is taken
-    where s exceeds `tau`.
-
-    Parameters
-    ----------
-    policy
-        ``"llr"``, ``"threshold"`` or ``"soft"``.
-    scope
-        ``"utterance"``, or ``"segment"``: λ changes from window to window of one decoding, with
-        their scores; for ``"threshold"`` (λ_max or 0) and ``"soft"``.
-    tau, tau_ref
-        τ in s for the hypothesis and for the reference, inf for never, −inf for always; `tau_ref`
-        is `tau` if None.
-    a, b
-        In nats per phone, and nats per phone and unit of s.
-    width
-        Of the soft rule, in units of s.
-    lam_max
-        Largest λ of the soft rule.
-    beta, frames, pool, quantile
-        Of the distortion score, as for `distortion_score`.
-    seconds
-        Of a segment.
-    dev_ids
-        The utterances that the numbers were chosen on.
-    calibrations
-        What they did there.
+        In [0, 1]: 0 for certainty in every frame, 1 for uniform emissions with β = 1. The same for
+        every order of the classes (of the phones, with ``frames="speech"``).
 
     Raises
     ------
     ValueError
-        If a number or a name is out of range.
+        If there is no frame, more than one utterance, rows that are no log-probabilities, or an
+        option out of range.
+    """
+    _check_score(beta, frames, pool, quantile)
+    rows_TC, blank = _rows(emissions, blank)
+    distortion_T = frame_distortion(rows_TC, beta)
+    chosen_T = _chosen(rows_TC, frames, voiced, blank)
+    return _pooled(distortion_T[chosen_T], pool, quantile)
+
+
+def voiced(samples_N: np.ndarray, frames: int, below_db: float = _VOICED_DB) -> np.ndarray:
+    """Say which frames hold sound: those not far below the loudest ones.
+
+    Parameters
+    ----------
+    samples_N
+        float32 (N,), 16,000 per second.
+    frames
+        T, how many frames there are; 25 ms every 20 ms.
+    below_db
+        Decibels below the 95th percentile of the frames' energies down to which a frame counts.
+
+    Returns
+    -------
+    np.ndarray
+        bool (T,).
+    """
+    starts = np.minimum(np.arange(frames) * HOP, max(0, len(samples_N) - FRAME))
+    window_TF = np.asarray(samples_N, np.float64)[starts[:, None] + np.arange(FRAME)]
+    power_T = np.square(window_TF).mean(1)
+    loud = float(np.quantile(power_T, 0.95)) if frames else 0.0
+    return np.asarray((power_T > 0) & (power_T >= loud * 10 ** (-below_db / 10)))
+
+
+def evidence_ratio(emissions: Emissions | np.ndarray | torch.Tensor, alignment: Alignment) -> float:
+    """Say what it costs to believe the reference: Λ, in nats per phone of the reference.
+
+    Λ = (Σ_t max_c logprobs[t, c] − score of the reference-constrained path) / L
+
+    Parameters
+    ----------
+    emissions
+        Of the one utterance.
+    alignment
+        What `graph.fused_decode` found near the reference.
+
+    Returns
+    -------
+    float
+        0 where the ear says what the reference says and that costs nothing; inf where the reference
+        has no path. A reference without phones counts as one of one phone.
+
+    Raises
+    ------
+    ValueError
+        As `distortion_score`.
+    """
+    rows_TC, _ = _rows(emissions, None)
+    if alignment.reason is not None or alignment.score == -math.inf:
+        return math.inf
+    free = float(rows_TC.max(1).sum(dtype=np.float64))
+    return (free - alignment.score) / max(1, len(alignment.canonical))
+
+
+def segments(frames: int, frame_shift: float, seconds: float = 0.3) -> list[tuple[int, int]]:
+    """Cut frames into as many windows of like length as there is room for.
+
+    Parameters
+    ----------
+    frames
+        T.
+    frame_shift
+        Seconds from one to the next.
+    seconds
+        Least length of a window; a shorter utterance is one window.
+
+    Returns
+    -------
+    list of (int, int)
+        First frame and the one after the last, one behind the other.
+    """
+    least = max(1, math.ceil(seconds / frame_shift - 1e-9))
+    count = max(1, frames // least)
+    edges = [round(number * frames / count) for number in range(count + 1)]
+    return list(pairwise(edges))
+
+
+def local_evidence(
+    emissions: Emissions | np.ndarray | torch.Tensor,
+    alignment: Alignment,
+    weights: Weights,
+    windows: Sequence[tuple[int, int]],
+    lam: float = 1.0,
+    blank: int | None = None,
+) -> np.ndarray:
+    """Say where it costs to believe the reference: Λ of each window.
+
+    The cost of a frame is what the path there falls short of the best class; that of an edit counts
+    at the first frame of the phone that it makes, or of the next one for what was deleted.
+
+    Parameters
+    ----------
+    emissions
+        Of the one utterance.
+    alignment
+        What `graph.fused_decode` found near the reference, with this λ and without jumps.
+    weights
+        The edits of the reference.
+    windows
+        As `segments` gives them.
+    lam
+        λ.
+    blank
+        As for `distortion_score`.
+
+    Returns
+    -------
+    np.ndarray
+        (W,) nats per canonical phone that the window holds (at least one is counted). Over all
+        windows, costs sum to Λ · L of `evidence_ratio`.
+    """
+    rows_TC, blank = _rows(emissions, blank)
+    frames = len(rows_TC)
+    if alignment.reason is not None:
+        return np.full(len(windows), math.inf)
+    path_T = np.full(frames, blank)
+    for phone, (start, end) in zip(alignment.ids, alignment.spans, strict=True):
+        path_T[start:end] = phone
+    cost_T = rows_TC.max(1) - rows_TC[np.arange(frames), path_T]
+    phones_T = np.zeros(frames)
+    said = iter(alignment.ids)
+    pending_cost, pending_phones = 0.0, 0
+    for edit in alignment.edits:
+        if edit.span is None:
+            pending_cost -= lam * float(weights.dele[edit.index])
+            pending_phones += 1
+            continue
+        table = weights.ins if edit.op == "ins" else weights.sub
+        start = edit.span[0]
+        cost_T[start] += pending_cost - lam * float(table[edit.index, next(said)])
+        phones_T[start] += pending_phones + (edit.op in ("keep", "sub"))
+        pending_cost, pending_phones = 0.0, 0
+    cost_T[-1] += pending_cost
+    phones_T[-1] += pending_phones
+    return np.array(
+        [cost_T[start:end].sum() / max(1.0, phones_T[start:end].sum()) for start, end in windows]
+    )
+
+
+def _rows(emissions: Any, blank: int | None) -> tuple[np.ndarray, int]:
+    if isinstance(emissions, Emissions):
+        if len(emissions) != 1:
+            raise ValueError(
+                f"these are the emissions of {len(emissions)} utterances and one is scored at a "
+                "time: give emissions.utterance(b)"
+            )
+        rows_TC, blank = emissions.utterance(0), emissions.blank
+    else:
+        array = emissions if isinstance(emissions, np.ndarray) else emissions.detach().cpu().numpy()
+        if array.ndim != 2:
+            raise ValueError(
+                f"log-probabilities of one utterance have the shape (T, C), got {array.shape}"
+            )
+        check_rows(array)
+        rows_TC = array
+    if not len(rows_TC):
+        raise ValueError("there is no frame to score")
+    if rows_TC.shape[1] < 2:
+        raise ValueError(f"a score needs at least two classes, got {rows_TC.shape[1]}")
+    return np.asarray(rows_TC, np.float64), 0 if blank is None else int(blank)
+
+
+def _chosen(rows_TC: np.ndarray, frames: str, voiced: np.ndarray | None, blank: int) -> np.ndarray:
+    everything_T = np.ones(len(rows_TC), bool)
+    if frames == "all":
+        return everything_T
+    if frames == "speech":
+        chosen_T = rows_TC.argmax(1) != blank
+    else:
+        if voiced is None:
+            raise ValueError('frames="vad" needs voiced: which frames hold sound')
+        chosen_T = np.asarray(voiced, bool)
+        if chosen_T.shape != (len(rows_TC),):
+            raise ValueError(f"voiced has the shape ({len(rows_TC)},), got {chosen_T.shape}")
+    return chosen_T if chosen_T.any() else everything_T
+
+
+def _pooled(distortion_T: np.ndarray, pool: str, quantile: float) -> float:
+    return float(distortion_T.mean() if pool == "mean" else np.quantile(distortion_T, quantile))
+
+
+def _check_score(beta: float, frames: str, pool: str, quantile: float) -> None:
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta must be in [0, 1], got {beta}")
+    if frames not in _FRAMES:
+        raise ValueError(f"frames must be one of {', '.join(_FRAMES)}, got {frames!r}")
+    if pool not in _POOLS:
+        raise ValueError(f"pool must be one of {', '.join(_POOLS)}, got {pool!r}")
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile must be in [0, 1], got {quantile}")
+
+
+# Calibration ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is known of an utterance whose phones are known, to choose thresholds by.
+
+    Attributes
+    ----------
+    id
+        Of the utterance. The same utterance under other noise is another item with the same id:
+        they are never parted between a choice and its test.
+    s
+        Distortion score.
+    bottom_up, top_down
+        Errors of the two paths.
+    length
+        Phones of the truth.
+    ratio
+        Λ; None where there is no reference.
+    path
+        What the other path is: ``"reference"`` (a text was given) or ``"hypothesis"``.
+    decode
+        Errors of the answer under other settings; needed for the soft policy and for segments,
+        which are more than a choice between two answers.
+
+    Raises
+    ------
+    ValueError
+        If the numbers make no sense.
+    """
+
+    id: str
+    s: float
+    bottom_up: float
+    top_down: float
+    length: int
+    ratio: float | None = None
+    path: Literal["reference", "hypothesis"] = "reference"
+    decode: Callable[[Scheduler], float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.path not in ("reference", "hypothesis"):
+            raise ValueError(f'path must be "reference" or "hypothesis", got {self.path!r}')
+        if not 0 <= self.s <= 1:
+            raise ValueError(f"s of {self.id!r} must be in [0, 1], got {self.s}")
+        if self.length < 0 or self.bottom_up < 0 or self.top_down < 0:
+            raise ValueError(
+                f"errors and length of {self.id!r} must be at least 0, got {self.bottom_up}, "
+                f"{self.top_down} and {self.length}"
+            )
+        if self.ratio is not None and math.isnan(self.ratio):
+            raise ValueError(f"the evidence ratio of {self.id!r} is NaN")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Error rates on a set of utterances. All are errors per phone of the truth.
+
+    Attributes
+    ----------
+    risk
+        Of the adaptive answer.
+    bottom_up, top_down
+        Of each path alone.
+    oracle
+        Of the better path of each item, which nobody can know.
+    switch_rate
+        Share of the items for which the other path was taken (its λ, over the largest, where the
+        choice is soft or by segments; None if λ differs within utterances).
+    items, utterances
+        How many.
+    """
+
+    risk: float
+    bottom_up: float
+    top_down: float
+    oracle: float
+    switch_rate: float | None
+    items: int
+    utterances: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a threshold was chosen.
+
+    Attributes
+    ----------
+    path
+        Which one it lets in: ``"reference"`` or ``"hypothesis"``.
+    verdict
+        Error rates on the utterances that chose it; the risk is at most that of either path alone.
+    cross_validated
+        Risk of the same choice made on four fifths of the utterances and tested on the last, over
+        all five; None with fewer than two utterances.
+    candidates
+        How many settings were tried.
+    end
+        ``"never"`` or ``"always"`` where the choice stands at the end of the grid, so that nothing
+        switches; else None.
+    ids
+        The utterances that chose it, which must not judge it.
+    """
+
+    path: Literal["reference", "hypothesis"]
+    verdict: Verdict
+    cross_validated: float | None
+    candidates: int
+    end: str | None
+    ids: tuple[str, ...]
+
+
+@dataclass
+class Scheduler:
+    """Choose between the ear and the text.
+
+    Path 1, bottom-up, is what the ear says. Path 2, the hypothesis, is what the ear says near the
+    words that the Perceiver found; path 3, the reference, near the words of a text.
+
+    Parameters
+    ----------
+    policy
+        ``"llr"``: the reference is used if Λ < a + b · s. ``"threshold"``: if s > `tau_ref`.
+        ``"soft"``: always, with λ = `lam_max` · σ((s − τ) / `width`). Without a text: the
+        hypothesis is used if s > `tau`, or in the same soft way.
+    scope
+        ``"utterance"``, or ``"segment"``: each window of at least `window` seconds has its own s,
+        and Λ, and with them its own λ; the whole is decoded at once.
+    tau
+        Threshold of the hypothesis. inf never uses it, which is what stands until `calibrate`.
+    tau_ref
+        Threshold of the reference for ``"threshold"`` and ``"soft"``. −inf always uses it.
+    a, b
+        Of the test of Λ: nats per phone, and more of them for a distorted signal.
+    lam, lam_internal
+        λ of the reference and of the hypothesis where they are used.
+    lam_max, width
+        Of the soft policy.
+    joint
+        Whether `calibrate` looks for `b` too; else it is 0.
+    window
+        Seconds, at least 0.3.
+    beta, frames, pool, quantile
+        Of `distortion_score`.
+
+    Attributes
+    ----------
+    calibrations
+        What `calibrate` found, by path.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range.
 
     Notes
     -----
-    The default numbers were chosen on utterances of espeak-ng in white noise and belong to the
-    model that comes with the package. Calibrate with your own.
+    The paper leaves τ to the user, and read its best value off the utterances that it was judged
+    on; `calibrate` and `evaluate` refuse to do both on the same.
     """
 
     policy: Literal["threshold", "llr", "soft"] = "llr"
     scope: Literal["utterance", "segment"] = "utterance"
-    tau: float = 0.05
-    tau_ref: float | None = None
-    a: float = 0.25
-    b: float = 35.0
-    width: float = 0.01
+    tau: float = math.inf
+    tau_ref: float = -math.inf
+    a: float = 3.0
+    b: float = 0.0
+    lam: float = 1.0
+    lam_internal: float = 1.0
     lam_max: float = 1.0
+    width: float = 0.01
+    joint: bool = True
+    window: float = 0.3
     beta: float = 1.0
-    frames: str = "all"
-    pool: str = "mean"
+    frames: Literal["all", "speech", "vad"] = "all"
+    pool: Literal["mean", "quantile"] = "mean"
     quantile: float = 0.9
-    seconds: float = 0.5
-    dev_ids: frozenset[str] = frozenset()
-    calibrations: tuple[Calibration, ...] = ()
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_choice("policy", self.policy, _POLICIES)
-        _check_choice("scope", self.scope, _SCOPES)
-        _check_choice("frames", self.frames, _FRAMES)
-        _check_choice("pool", self.pool, _POOLS)
-        _check_beta(self.beta)
-        if self.scope == "segment" and self.policy == "llr":
-            raise ValueError(
-                'scope="segment" goes with policy="threshold" or "soft": the evidence ratio is one '
-                "number for an utterance"
-            )
-        if not 0 <= self.quantile <= 1:
-            raise ValueError(f"quantile must be in [0, 1], got {self.quantile}")
+        if self.policy not in _POLICIES:
+            raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, got {self.policy!r}")
+        if self.scope not in _SCOPES:
+            raise ValueError(f"scope must be one of {', '.join(_SCOPES)}, got {self.scope!r}")
+        _check_score(self.beta, self.frames, self.pool, self.quantile)
         for name in ("tau", "tau_ref", "a", "b"):
-            value = getattr(self, name)
-            if value is not None and math.isnan(value):
-                raise ValueError(f"{name} must be a number, got nan")
+            if math.isnan(getattr(self, name)):
+                raise ValueError(f"{name} is NaN")
         if not 0 <= self.b < math.inf:
             raise ValueError(f"b must be finite and at least 0, got {self.b}")
-        if not 0 < self.width < math.inf:
-            raise ValueError(f"width must be positive and finite, got {self.width}")
-        if not 0 <= self.lam_max < math.inf:
-            raise ValueError(f"lam_max must be finite and at least 0, got {self.lam_max}")
-        if not self.seconds >= _SHORTEST_SEGMENT:
-            raise ValueError(f"seconds must be at least {_SHORTEST_SEGMENT}, got {self.seconds}")
-        object.__setattr__(self, "dev_ids", frozenset(self.dev_ids))
-        object.__setattr__(self, "calibrations", tuple(self.calibrations))
+        for name in ("lam", "lam_internal", "lam_max", "width"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0.3 <= self.window < math.inf:
+            raise ValueError(
+                f"window must be at least 0.3 seconds, got {self.window}: shorter ones hold too "
+                "few frames to tell"
+            )
 
-    # Rules --------------------------------------------------------------------------------------
+    # Deciding -----------------------------------------------------------------------------------
 
     def score(
-        self, emissions: Emissions | np.ndarray, *, voiced: Any = None, blank: int = 0
-    ) -> Any:
-        """Compute s as the scheduler wants it; see `distortion_score`."""
+        self,
+        emissions: Emissions | np.ndarray | torch.Tensor,
+        *,
+        voiced: np.ndarray | None = None,
+        blank: int | None = None,
+    ) -> float:
+        """Return s(x) with the settings of this scheduler; see `distortion_score`."""
         return distortion_score(
             emissions,
             self.beta,
-            frames=self.frames,
-            pool=self.pool,
+            self.frames,
+            self.pool,
             quantile=self.quantile,
-            blank=blank,
             voiced=voiced,
+            blank=blank,
         )
 
-    def believes(self, s: float, ratio: float | None) -> bool:
-        """Say whether a reference is to be followed.
+    def window_scores(
+        self,
+        emissions: Emissions | np.ndarray | torch.Tensor,
+        windows: Sequence[tuple[int, int]],
+        *,
+        voiced: np.ndarray | None = None,
+        blank: int | None = None,
+    ) -> np.ndarray:
+        """Return s of each window, float64 (W,)."""
+        rows_TC, blank = _rows(emissions, blank)
+        return np.array(
+            [
+                self.score(
+                    rows_TC[start:end],
+                    voiced=None if voiced is None else voiced[start:end],
+                    blank=blank,
+                )
+                for start, end in windows
+            ]
+        )
+
+    def weight(
+        self,
+        s: float,
+        ratio: float | None = None,
+        path: Literal["reference", "hypothesis"] = "reference",
+    ) -> float:
+        """Return λ of a path for an utterance or a window; 0 is the ear alone.
 
         Parameters
         ----------
         s
             Distortion score.
         ratio
-            Λ; needed for ``"llr"`` only.
+            Λ; needed for the reference with the policy ``"llr"``.
+        path
+            Which path.
 
         Raises
         ------
         ValueError
             If Λ is needed and missing.
         """
-        if self.policy == "llr":
+        threshold = self.tau_ref if path == "reference" else self.tau
+        if self.policy == "soft":
+            if math.isinf(threshold):
+                return self.lam_max if threshold < 0 else 0.0
+            # tanh is a logistic function that does not overflow.
+            return self.lam_max * (1 + math.tanh((s - threshold) / self.width / 2)) / 2
+        lam = self.lam if path == "reference" else self.lam_internal
+        if path == "reference" and self.policy == "llr":
             if ratio is None:
                 raise ValueError('policy="llr" needs the evidence ratio of the reference')
-            return bool(ratio < self.a + self.b * s)
-        return self.policy == "soft" or bool(s > self._tau_ref)
+            return lam if self.a == math.inf or ratio < self.a + self.b * s else 0.0
+        return lam if s > threshold else 0.0
 
-    def decide(
-        self,
-        s: float,
-        ratio: float | None = None,
-        *,
-        reference: bool = True,
-        hypothesis: bool = False,
-    ) -> Decision:
-        """Choose a path.
-
-        Parameters
-        ----------
-        s
-            Distortion score.
-        ratio
-            Λ of the reference.
-        reference, hypothesis
-            Whether there is a reference; whether there is a perceiver that can make a hypothesis.
-        """
-        if reference:
-            if self.policy == "soft":
-                return Decision(REFERENCE, f"soft: λ = {self.soft_lam(s):.3g} at s = {s:.3g}")
-            believed = self.believes(s, ratio)
-            if self.policy == "llr":
-                sign, limit = "<" if believed else "≥", self.a + self.b * s
-                why = f"evidence ratio {ratio:.3g} {sign} {limit:.3g}"
-            else:
-                why = f"s = {s:.3g} {'>' if believed else '≤'} {self._tau_ref:.3g}"
-            if believed:
-                return Decision(REFERENCE, why)
-        else:
-            why = "no reference"
-        if hypothesis and s > self.tau:
-            return Decision(HYPOTHESIS, f"{why}; s = {s:.3g} > {self.tau:.3g}")
-        if hypothesis:
-            return Decision(BOTTOM_UP, f"{why}; s = {s:.3g} ≤ {self.tau:.3g}")
-        return Decision(BOTTOM_UP, why)
-
-    def soft_lam(self, s: Any) -> Any:
-        """Compute λ of the soft rule for a score or an array of scores."""
-        x = np.clip((np.asarray(s, np.float64) - self._tau_ref) / self.width, -700.0, 700.0)
-        found = self.lam_max / (1 + np.exp(-x))
-        return float(found) if found.ndim == 0 else found
-
-    def lam_by_frame(self, logprobs_TC: np.ndarray, frame_shift: float) -> np.ndarray:
-        """Compute (T,) λ for the scope ``"segment"``."""
-        s_T = segment_scores(logprobs_TC, frame_shift, seconds=self.seconds, beta=self.beta)
+    def full_weight(self, path: Literal["reference", "hypothesis"] = "reference") -> float:
+        """Return the λ of a path that is trusted altogether."""
         if self.policy == "soft":
-            return np.asarray(self.soft_lam(s_T))
-        return np.where(s_T > self._tau_ref, self.lam_max, 0.0)
+            return self.lam_max
+        return self.lam if path == "reference" else self.lam_internal
 
-    @property
-    def _tau_ref(self) -> float:
-        return self.tau if self.tau_ref is None else self.tau_ref
-
-    # Calibration --------------------------------------------------------------------------------
+    # Calibrating --------------------------------------------------------------------------------
 
     def calibrate(
-        self, observations: Iterable[Observation], *, joint: bool = True, seed: int = 0
-    ) -> Scheduler:
-        """Choose the numbers of the rule that make the fewest errors on dev utterances.
+        self,
+        items: Sequence[Item],
+        *,
+        folds: int = _FOLDS,
+        seed: int = 0,
+        progress: ProgressTask | None = None,
+    ) -> dict[str, Calibration]:
+        """Choose the thresholds that make fewest errors, and say what the choice is worth.
 
-        Observations with an evidence ratio are about references, the others about hypotheses;
-        either kind sets its own number. A pure path is always among the candidates, so that the
-        risk on the observations is at most that of either; ties go to the ear.
+        Tried are, for a threshold, −∞, +∞ and the scores seen; for the test of Λ, never, always,
+        and a grid of a and b. Where each setting needs decoding anew (the soft policy, segments),
+        they are fewer, and b is 0. Of equals the one that listens most to the ear is taken, and the
+        smaller b. As both ends are among them, no path alone makes fewer errors on these items.
 
         Parameters
         ----------
-        observations
-            Of the dev utterances.
-        joint
-            For ``"llr"``: search a in [0, 6] by .25 and b in [0, 80] by 5, ties to the smaller b;
-            otherwise b = 0 and a among the observed ratios.
+        items
+            With `path` ``"reference"``, ``"hypothesis"`` or some of both; each kind sets its own
+            threshold.
+        folds
+            For the cross-validated risk, which parts utterances by their id.
         seed
-            Of the five folds.
+            Of the folds.
+        progress
+            Is advanced by each decoding, for the soft policy and for segments.
 
         Returns
         -------
-        Scheduler
-            With the numbers, `dev_ids` and `calibrations`.
+        dict
+            `Calibration` by path; also kept in `calibrations`.
 
         Raises
         ------
         ValueError
-            If there is no observation or no realized phone, or the scope is ``"segment"``.
+            If there is no item, no phone, or an item lacks what the policy needs.
 
         Warns
         -----
         UserWarning
-            If there are fewer than 30 utterances, or the rule always or never switches.
+            With fewer than 30 utterances, and where the choice never or always switches.
         """
-        found = list(observations)
-        if not found:
-            raise ValueError("there is no observation to calibrate on")
-        if self.scope == "segment":
-            raise ValueError('calibrate with scope="utterance", then set scope="segment"')
-        groups = {
-            REFERENCE: [one for one in found if one.evidence_ratio is not None],
-            HYPOTHESIS: [one for one in found if one.evidence_ratio is None],
-        }
-        changes: dict[str, Any] = {}
-        if groups[HYPOTHESIS] and not groups[REFERENCE]:
-            # The number for references stays what it was.
-            changes["tau_ref"] = self._tau_ref
-        if groups[REFERENCE] and self.tau_ref is None:
-            changes["tau_ref"] = self.tau
-        reports = []
-        for path, group in groups.items():
-            if not group:
-                continue
-            if sum(one.phones for one in group) <= 0:
-                raise ValueError("the observations have no realized phone to be right about")
-            fit = _fitter(self if path == REFERENCE else replace(self, policy="threshold"), joint)
-            chosen = fit(group)
-            if path == REFERENCE:
-                changes |= chosen
+        if not items:
+            raise ValueError("calibration needs at least one item")
+        if folds < 2:
+            raise ValueError(f"folds must be at least 2, got {folds}")
+        found: dict[str, Calibration] = {}
+        paths: tuple[Literal["reference", "hypothesis"], ...] = ("reference", "hypothesis")
+        for path in paths:
+            part = [item for item in items if item.path == path]
+            if part:
+                settings, found[path] = self._calibrated(part, path, folds, seed, progress)
+                for name, value in settings.items():
+                    setattr(self, name, value)
+        self.calibrations = {**self.calibrations, **found}
+        return found
+
+    def _calibrated(
+        self,
+        items: list[Item],
+        path: Literal["reference", "hypothesis"],
+        folds: int,
+        seed: int,
+        progress: ProgressTask | None,
+    ) -> tuple[dict[str, float], Calibration]:
+        _check_lengths(items)
+        ids = sorted({item.id for item in items})
+        if len(ids) < _FEW:
+            warnings.warn(
+                f"{len(ids)} utterances calibrate the {path} path: with fewer than {_FEW} the "
+                "threshold is a matter of chance",
+                stacklevel=3,
+            )
+        candidates = self._candidates(items, path)
+        errors_NK = self._errors(items, candidates, path, progress)
+        length_N = np.array([item.length for item in items], np.float64)
+        best = _first_least(errors_NK)
+        chosen = candidates[best]
+        held_out = None
+        if len(ids) > 1:
+            fold_of = dict(
+                zip(
+                    (ids[at] for at in numpy_generator(seed, "folds").permutation(len(ids))),
+                    (number % folds for number in range(len(ids))),
+                    strict=True,
+                )
+            )
+            fold_N = np.array([fold_of[item.id] for item in items])
+            errors = 0.0
+            for number in np.unique(fold_N):
+                inside_N = fold_N == number
+                at = _first_least(errors_NK[~inside_N])
+                errors += float(errors_NK[inside_N, at].sum())
+            held_out = errors / float(length_N.sum())
+        end = _end_of(chosen, path)
+        if end is not None:
+            warnings.warn(
+                f"the router {end} switches to the {path} path: the best threshold stands at the "
+                "end of the grid",
+                stacklevel=3,
+            )
+        verdict = replace(self, **chosen)._verdict(items, errors_NK[:, best])
+        return chosen, Calibration(path, verdict, held_out, len(candidates), end, tuple(ids))
+
+    def _candidates(self, items: Sequence[Item], path: str) -> list[dict[str, Any]]:
+        """List settings, those that listen most to the ear first."""
+        score_N = np.array([item.s for item in items])
+        name = "tau_ref" if path == "reference" else "tau"
+        decoded = self.policy == "soft" or self.scope == "segment"
+        if path == "reference" and self.policy == "llr":
+            settings = [{"a": -math.inf, "b": 0.0}]
+            for b in GRID_B if self.joint else (0.0,):
+                values: Sequence[float] = GRID_A
+                if not self.joint and not decoded:
+                    values = _observed(np.array([_ratio(item) for item in items]))
+                if decoded:
+                    values = GRID_A[:: 1 + len(GRID_A) // _DECODED_CANDIDATES]
+                settings += [{"a": float(a), "b": b} for a in values]
+                if decoded:
+                    break
+            return [*settings, {"a": math.inf, "b": 0.0}]
+        if decoded:
+            values = np.quantile(score_N, np.linspace(0.05, 0.95, _DECODED_CANDIDATES)).tolist()
+        else:
+            values = _observed(score_N)
+        settings = [{name: math.inf}]
+        for value in reversed(values):
+            if self.policy == "soft":
+                spread = float(score_N.std()) or 1e-3
+                settings += [{name: value, "width": scale * spread} for scale in _SOFT_WIDTHS]
             else:
-                changes["tau"] = chosen["tau_ref"]
-            reports.append(_calibration(path, self, group, chosen, fit, seed))
-        for report in reports:
-            for note in report.notes:
-                warnings.warn(f"{report.path}: {note}", UserWarning, stacklevel=2)
-        return replace(
-            self,
-            **changes,
-            dev_ids=frozenset(one.id for one in found),
-            calibrations=tuple(reports),
+                settings.append({name: value})
+        return [*settings, {name: -math.inf}]
+
+    def _errors(
+        self,
+        items: Sequence[Item],
+        candidates: Sequence[Mapping[str, Any]],
+        path: Literal["reference", "hypothesis"],
+        progress: ProgressTask | None,
+    ) -> np.ndarray:
+        """Return the errors of every item under every setting, float64 (N, K)."""
+        errors_NK = np.empty((len(items), len(candidates)))
+        for at, candidate in enumerate(candidates):
+            setting = replace(self, **candidate)
+            errors_NK[:, at] = [setting._errors_of(item, progress) for item in items]
+        return errors_NK
+
+    def _errors_of(self, item: Item, progress: ProgressTask | None = None) -> float:
+        if self.policy != "soft" and self.scope == "utterance":
+            ratio = _ratio(item) if self._needs_ratio(item) else None
+            return item.top_down if self.weight(item.s, ratio, item.path) else item.bottom_up
+        end = _end_of(asdict(replace(self, calibrations={})), item.path, self.policy)
+        if end is not None:
+            # Nothing differs within the utterance: these are the two paths themselves.
+            return item.bottom_up if end == "never" else item.top_down
+        if item.decode is None:
+            raise ValueError(
+                f'{item.id!r} has no decode, which policy="soft" and scope="segment" need; '
+                "HuPER.measure makes such items"
+            )
+        errors = item.decode(self)
+        if progress is not None:
+            progress.advance(1)
+        return errors
+
+    def _needs_ratio(self, item: Item) -> bool:
+        return self.policy == "llr" and item.path == "reference"
+
+    def _verdict(self, items: Sequence[Item], errors_N: np.ndarray) -> Verdict:
+        length = float(sum(item.length for item in items))
+        low = math.fsum(item.bottom_up for item in items)
+        high = math.fsum(item.top_down for item in items)
+        least = math.fsum(min(item.bottom_up, item.top_down) for item in items)
+        rate = None
+        if self.scope == "utterance":
+            shares = [
+                self.weight(item.s, item.ratio, item.path) / self.full_weight(item.path)
+                for item in items
+            ]
+            rate = sum(shares) / len(shares)
+        return Verdict(
+            math.fsum(errors_N.tolist()) / length,
+            low / length,
+            high / length,
+            least / length,
+            rate,
+            len(items),
+            len({item.id for item in items}),
         )
 
-    def evaluate(self, observations: Iterable[Observation]) -> tuple[Calibration, ...]:
-        """Report the risk of the rule on utterances that it has not seen.
+    def evaluate(self, items: Sequence[Item]) -> Verdict:
+        """Judge the thresholds on other utterances.
 
         Raises
         ------
         ValueError
-            If an utterance was calibrated on, or there is none.
+            If an utterance took part in the calibration, or there is none.
         """
-        found = list(observations)
-        if not found:
-            raise ValueError("there is no observation to evaluate on")
-        seen = sorted({one.id for one in found} & self.dev_ids)
-        if seen:
+        if not items:
+            raise ValueError("an evaluation needs at least one item")
+        self.check_unseen([item.id for item in items])
+        _check_lengths(items)
+        return self._verdict(items, np.array([self._errors_of(item) for item in items]))
+
+    def check_unseen(self, ids: Sequence[str]) -> None:
+        """Refuse utterances that the thresholds were chosen on.
+
+        Raises
+        ------
+        ValueError
+            Naming some of them.
+        """
+        used = {one for found in self.calibrations.values() for one in found.ids}
+        if both := sorted(used & set(ids)):
+            names = ", ".join(both[:3]) + (", …" if len(both) > 3 else "")
             raise ValueError(
-                f"{len(seen)} utterances were calibrated on, such as {seen[0]!r}: the risk on them "
-                "says nothing about others"
+                f"{len(both)} utterances chose the threshold and cannot judge it: {names}"
             )
-        reports = []
-        for path in (REFERENCE, HYPOTHESIS):
-            group = [one for one in found if (one.evidence_ratio is None) == (path == HYPOTHESIS)]
-            if group:
-                rule = self if path == REFERENCE else _hypothesis_rule(self)
-                reports.append(_summary(path, group, rule.errors(group), rule.switches(group)))
-        return tuple(reports)
-
-    def errors(self, observations: Sequence[Observation]) -> np.ndarray:
-        """Return the edits that the rule for references makes on each observation."""
-        if self.policy == "soft":
-            return np.array([_at_lam(one, self.soft_lam(one.s)) for one in observations])
-        return np.where(
-            self.switches(observations),
-            [one.top_down_errors for one in observations],
-            [one.bottom_up_errors for one in observations],
-        )
-
-    def switches(self, observations: Sequence[Observation]) -> np.ndarray:
-        """Say for which observations the rule for references goes top-down."""
-        if self.policy == "soft":
-            return np.array([self.soft_lam(one.s) > self.lam_max / 2 for one in observations])
-        return np.array([self.believes(one.s, one.evidence_ratio) for one in observations])
 
     # Files --------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain lists, numbers and strings, ready for JSON."""
-        content = asdict(self)
-        content["dev_ids"] = sorted(self.dev_ids)
-        content["calibrations"] = [asdict(one) for one in self.calibrations]
-        for one in content["calibrations"]:
-            one["notes"] = list(one["notes"])
-        return {
-            name: str(value) if isinstance(value, float) and math.isinf(value) else value
-            for name, value in content.items()
-        }
+        """Return plain data, ready for JSON; infinite numbers are strings."""
+        return {name: _written(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Scheduler:
@@ -694,25 +866,27 @@ class Scheduler:
         Raises
         ------
         ValueError
-            If a field is not known.
+            If a setting is unknown or out of range.
         """
-        values = dict(content)
-        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
-        if unknown:
-            raise ValueError(f"a scheduler has no field {unknown[0]!r}")
-        for name in ("tau", "tau_ref", "a"):
-            if isinstance(values.get(name), str):
-                values[name] = float(values[name])
-        values["dev_ids"] = frozenset(values.get("dev_ids", ()))
-        values["calibrations"] = tuple(
-            Calibration(**{**one, "notes": tuple(one["notes"])})
-            for one in values.get("calibrations", ())
-        )
-        return cls(**values)
+        given = {name: _read(value) for name, value in content.items()}
+        known = set(cls.__dataclass_fields__)
+        if unknown := sorted(set(given) - known):
+            raise ValueError(f"a scheduler has no {', '.join(unknown)}")
+        given["calibrations"] = {
+            path: Calibration(
+                **{
+                    **found,
+                    "verdict": Verdict(**found["verdict"]),
+                    "ids": tuple(found["ids"]),
+                }
+            )
+            for path, found in given.get("calibrations", {}).items()
+        }
+        return cls(**given)
 
-    def to_json(self) -> str:
+    def to_json(self, indent: int | None = None) -> str:
         """Return JSON."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Scheduler:
@@ -720,148 +894,58 @@ class Scheduler:
         return cls.from_dict(json.loads(text))
 
 
-# Choosing the numbers -----------------------------------------------------------------------------
+def _check_lengths(items: Sequence[Item]) -> None:
+    if not sum(item.length for item in items):
+        raise ValueError("the items have no phone in their truth: there is no error rate")
 
 
-def _hypothesis_rule(scheduler: Scheduler) -> Scheduler:
-    return replace(scheduler, policy="threshold", tau_ref=scheduler.tau)
+def _ratio(item: Item) -> float:
+    if item.ratio is None:
+        raise ValueError(f'{item.id!r} has no evidence ratio, which policy="llr" needs')
+    return item.ratio
 
 
-def _fitter(scheduler: Scheduler, joint: bool) -> Any:
-    """Give the function that chooses the numbers of the rule from observations."""
-    if scheduler.policy == "threshold":
-        return _fit_threshold
-    if scheduler.policy == "soft":
-        return lambda group: _fit_soft(scheduler, group)
-    return _fit_joint if joint else _fit_ratio
+def _observed(values_N: np.ndarray) -> list[float]:
+    """Return the finite values that were seen, or as many quantiles of them as are tried."""
+    values = np.unique(values_N[np.isfinite(values_N)])
+    if len(values) > _MOST_CANDIDATES:
+        values = np.unique(
+            np.quantile(values, np.linspace(0, 1, _MOST_CANDIDATES), method="inverted_cdf")
+        )
+    found: list[float] = values.tolist()
+    return found
 
 
-def _fit_threshold(group: Sequence[Observation]) -> dict[str, Any]:
-    """Choose τ among −inf, inf and the observed scores; s > τ goes top-down."""
-    gain, score = _gains(group), np.array([one.s for one in group])
-    return {"tau_ref": -_best_cut(-score, gain)}
+def _first_least(errors_NK: np.ndarray) -> int:
+    """Return the first column with the smallest sum; sums are exact, so that equals are equal."""
+    sums = [math.fsum(column) for column in errors_NK.T.tolist()]
+    return sums.index(min(sums))
 
 
-def _fit_ratio(group: Sequence[Observation]) -> dict[str, Any]:
-    """Choose a alone; Λ < a goes top-down."""
-    ratio = np.array([one.evidence_ratio for one in group], np.float64)
-    return {"a": _best_cut(ratio, _gains(group)), "b": 0.0}
-
-
-def _best_cut(values: np.ndarray, gain: np.ndarray) -> float:
-    """Choose c, from −inf up, so that the gain of all values < c is largest; the least such c."""
-    cuts = np.unique(np.concatenate([[-np.inf, np.inf], values]))
-    totals = np.array([gain[values < cut].sum() for cut in cuts])
-    return float(cuts[int(np.argmax(totals))])
-
-
-def _fit_joint(group: Sequence[Observation]) -> dict[str, Any]:
-    gain = _gains(group)
-    s = np.array([one.s for one in group])
-    ratio = np.array([one.evidence_ratio for one in group], np.float64)
-    best = (0.0, -math.inf, 0.0)
-    # From never to always: what comes first wins a tie, so the order is by b, then by a.
-    for b in _B_GRID:
-        for a in _A_GRID:
-            total = float(gain[ratio < a + b * s].sum())
-            if total > best[0]:
-                best = (total, float(a), float(b))
-    if float(gain.sum()) > best[0]:
-        best = (float(gain.sum()), math.inf, 0.0)
-    return {"a": best[1], "b": best[2]}
-
-
-def _fit_soft(scheduler: Scheduler, group: Sequence[Observation]) -> dict[str, Any]:
-    """Choose τ and the width among the observed scores' quantiles and their spread."""
-    scores = np.array([one.s for one in group])
-    spread = max(float(np.ptp(scores)), 1e-6)
-    best: tuple[float, float, float] | None = None
-    # Ties go to the ear: large τ first.
-    for tau in (math.inf, *np.unique(np.quantile(scores, np.linspace(0, 1, 21)))[::-1], -math.inf):
-        for width in (spread / 50, spread / 10, spread / 3):
-            rule = replace(scheduler, tau_ref=float(tau), width=width)
-            total = float(rule.errors(group).sum())
-            if best is None or total < best[0]:
-                best = (total, float(tau), width)
-    assert best is not None
-    return {"tau_ref": best[1], "width": best[2]}
-
-
-def _at_lam(one: Observation, lam: float) -> float:
-    if not one.errors_by_lam:
-        raise ValueError(f'policy="soft" needs errors_by_lam, and {one.id!r} has none')
-    return float(one.errors_by_lam[min(one.errors_by_lam, key=lambda known: abs(known - lam))])
-
-
-def _gains(group: Sequence[Observation]) -> np.ndarray:
-    """Give how many edits the top-down path saves."""
-    return np.array([one.bottom_up_errors - one.top_down_errors for one in group], np.float64)
-
-
-def _calibration(
-    path: str,
-    scheduler: Scheduler,
-    group: Sequence[Observation],
-    chosen: dict[str, Any],
-    fit: Any,
-    seed: int,
-) -> Calibration:
-    base = scheduler if path == REFERENCE else replace(scheduler, policy="threshold")
-    rule = replace(base, **chosen)
-    report = _summary(path, group, rule.errors(group), rule.switches(group))
-    notes = []
-    ids = sorted({one.id for one in group})
-    if len(ids) < _FEW:
-        notes.append(f"calibrated on {len(ids)} utterances; fewer than {_FEW} are mostly chance")
-    if report.switched in (0.0, 1.0):
-        notes.append(f"the router {'always' if report.switched else 'never'} switches")
-    return replace(
-        report, cross_validated=_cross_validated(base, group, ids, fit, seed), notes=tuple(notes)
-    )
-
-
-def _cross_validated(
-    base: Scheduler, group: Sequence[Observation], ids: Sequence[str], fit: Any, seed: int
-) -> float | None:
-    """Choose without each fold of utterances, judge on it."""
-    if len(ids) < 2:
+def _end_of(setting: Mapping[str, Any], path: str, policy: str | None = None) -> str | None:
+    """Say whether a setting never or always lets a path in, by its infinite threshold."""
+    if path == "reference" and ("a" in setting if policy is None else policy == "llr"):
+        value = -setting["a"]
+    else:
+        value = setting["tau_ref" if path == "reference" else "tau"]
+    if not math.isinf(value):
         return None
-    order = numpy_generator(seed, "calibration folds").permutation(len(ids))
-    fold_of = {ids[at]: place % _FOLDS for place, at in enumerate(order)}
-    edits = phones = 0.0
-    for fold in range(min(_FOLDS, len(ids))):
-        inside = [one for one in group if fold_of[one.id] == fold]
-        rule = replace(base, **fit([one for one in group if fold_of[one.id] != fold]))
-        edits += float(rule.errors(inside).sum())
-        phones += sum(one.phones for one in inside)
-    return edits / phones if phones else None
+    return "never" if value > 0 else "always"
 
 
-def _summary(
-    path: str, group: Sequence[Observation], errors: np.ndarray, switched: np.ndarray
-) -> Calibration:
-    phones = sum(one.phones for one in group)
-    if phones <= 0:
-        raise ValueError("the observations have no realized phone to be right about")
-    ear = np.array([one.bottom_up_errors for one in group], np.float64)
-    book = np.array([one.top_down_errors for one in group], np.float64)
-    return Calibration(
-        path=path,
-        count=len(group),
-        risk=float(errors.sum()) / phones,
-        cross_validated=None,
-        bottom_up=float(ear.sum()) / phones,
-        top_down=float(book.sum()) / phones,
-        oracle=float(np.minimum(ear, book).sum()) / phones,
-        switched=float(np.mean(switched)),
-    )
+_INFINITE = {"inf": math.inf, "-inf": -math.inf}
 
 
-def _check_beta(beta: float) -> None:
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta must be in [0, 1], got {beta}")
+def _written(value: Any) -> Any:
+    """Write infinite settings as strings, which JSON has no numbers for, and tuples as lists."""
+    if isinstance(value, dict):
+        return {name: _written(one) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
 
 
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+def _read(value: Any) -> Any:
+    return _INFINITE.get(value, value) if isinstance(value, str) else value
