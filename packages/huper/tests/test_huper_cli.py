@@ -10,11 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from modicum.core.cli import method_main
-from modicum.huper import audio, corpus, espeak, metrics
+from modicum.huper import audio, corpus, espeak, metrics, pronounce
+from modicum.huper.channel import EditChannel
 from modicum.huper.cli import app
 from modicum.huper.cli.corpora import labelled
 from modicum.huper.cli.show import cell
 from modicum.huper.formats import read_textgrid
+from modicum.huper.graph import fused_decode
 from modicum.huper.recognizer import Recognizer
 from modicum.huper.tiny import TinyConvCTC
 from modicum.huper.transcript import Transcript
@@ -53,7 +55,9 @@ def refused(run, *arguments):
 
 def test_every_command_has_a_help():
     names = [command.name for command in app.registered_commands]
-    assert {"transcribe", "eval", "world", "simulate", "train"} <= set(names)
+    assert {"align", "channel", "eval", "score", "simulate", "train", "transcribe", "world"} <= set(
+        names
+    )
     for name in names:
         done = CliRunner().invoke(app, [name, "--help"])
         assert done.exit_code == 0 and "Usage" in done.output, done.output
@@ -165,6 +169,157 @@ def test_transcribe_goes_on_where_it_was_cut_off(run, monkeypatch, tmp_path):
 )
 def test_transcribe_refuses(run, given, message):
     assert message in refused(run, "transcribe", *given)
+
+
+# References ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """Give the folder of a channel of the speakers of the fixture."""
+    pairs = [(item.phones("canonical"), item.phones()) for item in corpus.load(TRAIN)]
+    return EditChannel.fit(pairs, context="lr").save(tmp_path_factory.mktemp("channel"))
+
+
+def test_channel_counts_edits(run, counted, tmp_path):
+    given = ["channel", TRAIN, "--out", tmp_path / "c", "--context", "--json"]
+    status, shown, errors = run(*given)
+    assert (status, errors) == (0, "")
+    edits = {(one["canonical"], one["said"]): one["count"] for one in json.loads(shown)["edits"]}
+    expected = EditChannel.load(counted)
+    found = EditChannel.load(tmp_path / "c")
+    np.testing.assert_array_equal(found.sub_counts, expected.sub_counts)
+    assert found.context == "lr" and edits["V", "B"] > 0
+    assert all(one != two for one, two in edits)
+    # Without labels, from the audio: the most frequent edits are the same ones.
+    status, shown, _ = run(
+        "channel", TRAIN, "--out", tmp_path / "e", "--em", "--iterations", 2, "--json"
+    )
+    heard = {(one["canonical"], one["said"]) for one in json.loads(shown)["edits"]}
+    most = sorted(edits, key=edits.get)[-3:]
+    assert status == 0 and set(most) <= heard
+    assert "no utterance to count on" in refused(run, "channel", empty(tmp_path), "--out", tmp_path)
+    assert "has no real_phonemes" in refused(run, "channel", nothing(tmp_path), "--out", tmp_path)
+
+
+def empty(folder):
+    path = folder / "empty.jsonl"
+    path.write_text("")
+    return path
+
+
+def nothing(folder):
+    path = folder / "nothing.jsonl"
+    row = {"id": "a", "audio_path": str(FIRST), "phonemes": ["T"]}
+    path.write_text(
+        json.dumps(row) + "\n" + json.dumps({**row, "id": "b", "phonemes": None}) + "\n"
+    )
+    return path
+
+
+def test_align_finds_edits_with_times(run, counted, tmp_path):
+    out = tmp_path / "aligned.jsonl"
+    given = ["align", TEST, "--channel", counted, "--lam", "0.5"]
+    status, shown, errors = run(*given, "--out", out, "--textgrid", tmp_path / "g", "--jobs", 2)
+    assert (status, errors) == (0, "")
+    items = corpus.load(out)
+    recognizer, channel = Recognizer.from_pretrained("tiny"), EditChannel.load(counted)
+    for item, line in zip(items, shown.splitlines(), strict=True):
+        emissions = recognizer.emissions(item.audio_path)
+        (expected,) = fused_decode(emissions, [list(item.phonemes)], channel, 0.5)
+        found = Transcript.from_dict(item.extra)
+        assert found.phones == expected.phones and found.canonical == item.phonemes
+        assert found.score == pytest.approx(expected.score)
+        marks = line.split("\t")[1].split()
+        assert len(marks) == len(expected.edits)
+        assert sum(mark.startswith("-") for mark in marks) == len(expected.deleted)
+    assert len(list((tmp_path / "g").iterdir())) == 6
+
+
+def test_align_by_words_of_a_dictionary(run, tmp_path):
+    item = corpus.load(TEST)[0]
+    words = dict(
+        zip(
+            item.text.split(),
+            (item.phonemes[:7], item.phonemes[7:10], item.phonemes[10:]),
+            strict=True,
+        )
+    )
+    dictionary = tmp_path / "words.txt"
+    dictionary.write_text(
+        "".join(f"{word}  {' '.join(phones)}\n" for word, phones in words.items())
+    )
+    given = ["--text", item.text, "--g2p", dictionary, "--json"]
+    for method in ("edits", "forced", "dysfluent"):
+        status, shown, errors = run("align", FIRST, *given, "--method", method)
+        assert status == 0, errors
+        found = Transcript.from_dict(json.loads(shown))
+        assert [word.text for word in found.words] == list(words)
+        assert [word.canonical for word in found.words] == list(words.values())
+        said = tuple(phone for word in found.words for phone in word.phones)
+        assert said == found.phones
+        ends = [(word.span.start, word.span.end) for word in found.words]
+        assert ends == sorted(ends)
+        if method == "forced":
+            assert found.phones == item.phonemes
+    assert run("align", FIRST, *given, "--repeat", "-2")[0] == 0
+
+
+def test_score_is_that_of_the_library(run, counted, tmp_path):
+    out = tmp_path / "scores.jsonl"
+    status, shown, errors = run("score", TEST, "--channel", counted, "--out", out, "--theta", "-1")
+    assert (status, errors) == (0, "")
+    recognizer, channel = Recognizer.from_pretrained("tiny"), EditChannel.load(counted)
+    for item, line in zip(corpus.load(out), shown.splitlines(), strict=True):
+        expected = pronounce.score(
+            recognizer, item.audio_path, canonical=item.phonemes, channel=channel, theta=-1
+        )
+        found = pronounce.Pronunciation.from_dict(item.extra["pronunciation"])
+        assert found.score == pytest.approx(expected.score, abs=1e-5)
+        name, score, flags = line.split("\t")
+        assert name == item.id and float(score) == pytest.approx(expected.score, abs=1e-3)
+        assert len(flags.split()) == len(expected.flags)
+    shown = (
+        run("score", FIRST, "--g2p", "espeak", "--text", "stow")[1] if espeak.available() else ""
+    )
+    assert not shown or shown.startswith("word")
+
+
+@pytest.mark.parametrize("command", ["align", "score"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([TEST, "--text", "one"], "--text is for one recording, not for 6"),
+        ([FIRST, "--text", "a", "--g2p", "magic"], "--g2p must be"),
+        ([FIRST, "--text", "a", "--g2p", "gruut:de"], "--g2p must be"),
+        ([FIRST, "--channel", "no/channel"], "no/channel"),
+        ([FIRST, "--model", "no/such/model"], "no/such/model"),
+    ],
+)
+def test_references_are_refused(run, command, given, message):
+    assert message in refused(run, command, *given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["align", TEST, "--method", "magic"], "--method must be one of"),
+        (
+            ["align", TEST, "--method", "forced", "--repeat", "-1"],
+            "--repeat is for the method edits",
+        ),
+        (["score", TEST, "--theta", "nan"], "theta must be finite"),
+        (["score", TEST, "--native-share", "2"], "native_share must be"),
+    ],
+)
+def test_settings_of_references_are_refused(run, given, message):
+    assert message in refused(run, *given)
+
+
+def test_a_recording_without_text_is_reported(run):
+    for command in ("align", "score"):
+        status, shown, errors = run(command, FIRST)
+        assert status == 1 and not shown and "there is no text of the recording" in errors
 
 
 # Judging ------------------------------------------------------------------------------------------

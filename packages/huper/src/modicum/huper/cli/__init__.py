@@ -6,8 +6,10 @@ from typing import Any
 import typer
 
 from modicum.core.cli import method_main
+from modicum.huper.cli.aligning import align, score
 from modicum.huper.cli.judging import evaluate
 from modicum.huper.cli.listening import transcribe
+from modicum.huper.cli.references import channel
 from modicum.huper.cli.training import train
 from modicum.huper.cli.worlds import simulate, world
 
@@ -26,7 +28,17 @@ def _add(to: typer.Typer, **commands: Callable[..., None]) -> None:
         to.command(name, help="\n\n".join(" ".join(text.split()) for text in paragraphs))(command)
 
 
-_add(app, transcribe=transcribe, eval=evaluate, world=world, simulate=simulate, train=train)
+_add(
+    app,
+    transcribe=transcribe,
+    align=align,
+    score=score,
+    eval=evaluate,
+    channel=channel,
+    world=world,
+    simulate=simulate,
+    train=train,
+)
 
 
 def __getattr__(name: str) -> Any:

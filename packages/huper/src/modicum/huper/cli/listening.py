@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modicum.huper.corpus import Item
     from modicum.huper.transcript import Transcript
 
-__all__ = ["transcribe"]
+__all__ = ["check_targets", "tell", "transcribe", "with_transcript", "write_files"]
 
 
 def transcribe(
@@ -34,19 +34,8 @@ def transcribe(
         ),
     ] = None,
     out: options.Out = None,
-    textgrid: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write a TextGrid: a file for one recording, else a folder.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    ctm: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the phones of all recordings as CTM.", rich_help_panel=options.OUTPUT
-        ),
-    ] = None,
+    textgrid: options.TextGrid = None,
+    ctm: options.Ctm = None,
     ipa: Annotated[
         bool, typer.Option("--ipa", help="Print IPA.", rich_help_panel=options.OUTPUT)
     ] = False,
@@ -66,7 +55,7 @@ def transcribe(
     from modicum.huper.recognizer import decode as read_off
 
     items = items_of(audio)
-    _check_targets(items, textgrid)
+    check_targets(items, textgrid)
     recognizer = Recognizer.from_pretrained(model, device=device)
     allowed = None if inventory is None else options.words_of(inventory, "--inventory")
     # Wrong options are refused before any recording is read.
@@ -116,7 +105,14 @@ def _nothing(recognizer: Any) -> Any:
     return Emissions.log_softmax(logits_1C, None, recognizer.frame_shift, phones)
 
 
-def _check_targets(items: "Sequence[Item]", textgrid: Path | None) -> None:
+def check_targets(items: "Sequence[Item]", textgrid: Path | None) -> None:
+    """Refuse one file for several recordings.
+
+    Raises
+    ------
+    ValueError
+        If that is asked for.
+    """
     if textgrid is None or len(items) == 1:
         return
     if textgrid.suffix or textgrid.is_file():

@@ -10,6 +10,7 @@ __all__ = ["counts_of", "range_of", "words_of"]
 MODEL = "Model"
 TRAINING = "Training"
 WORLD = "World"
+REFERENCE = "Reference"
 OUTPUT = "Output"
 
 Audio = Annotated[
@@ -38,6 +39,16 @@ Out = Annotated[
         "off.",
         rich_help_panel=OUTPUT,
     ),
+]
+TextGrid = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write a TextGrid: a file for one recording, else a folder.", rich_help_panel=OUTPUT
+    ),
+]
+Ctm = Annotated[
+    Path | None,
+    typer.Option(help="Write the phones of all recordings as CTM.", rich_help_panel=OUTPUT),
 ]
 AsJson = Annotated[
     bool,
