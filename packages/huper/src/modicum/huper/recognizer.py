@@ -25,10 +25,17 @@ from torch import nn
 from modicum.core.experiment import ProgressTask
 from modicum.huper.audio import HOP, SAMPLE_RATE, Window, frame_count, standardise, windows
 from modicum.huper.audio import stream as windows_of
+from modicum.huper.beam import (
+    ConfusionNetwork,
+    LanguageModel,
+    align,
+    as_language_model,
+    prefix_beam_search,
+)
 from modicum.huper.emissions import Emissions, collapse
 from modicum.huper.phones import PhoneSet
 from modicum.huper.tiny import CONFIG_NAME, TinyConvCTC
-from modicum.huper.transcript import Span, Transcript, to_ipa
+from modicum.huper.transcript import Hypothesis, Span, Transcript, to_ipa
 
 __all__ = ["SHIPPED", "AcousticModel", "Recognizer", "decode", "is_many", "recordings_of"]
 
@@ -43,7 +50,7 @@ _SILENT = 2.0**-16
 _UNSAID = 1e-6
 """Probability of each other symbol in a frame without sound."""
 
-_DECODERS = ("greedy",)
+_DECODERS = ("greedy", "beam", "lattice")
 
 
 class AcousticModel(Protocol):
@@ -189,9 +196,9 @@ class Recognizer:
         sampling_rate: int | None = None,
         *,
         decode: str = "greedy",
-        inventory: Iterable[str] | None = None,
         batch_size: int = 16,
         progress: ProgressTask | None = None,
+        **options: Any,
     ) -> list[Transcript]:
         """Say which phones were spoken.
 
@@ -199,8 +206,10 @@ class Recognizer:
         ----------
         audio, sampling_rate, batch_size, progress
             As for `emissions`.
-        decode, inventory
-            As for `decode`.
+        decode
+            ``"greedy"``, ``"beam"`` or ``"lattice"``; see `decode`.
+        options
+            Of `decode`: ``inventory``, ``lm``, ``lm_weight``, ``bonus``, ``beam``, ``nbest``.
 
         Returns
         -------
@@ -212,9 +221,10 @@ class Recognizer:
         TypeError, ValueError, FileNotFoundError
             As `emissions` and `decode`.
         """
-        _check_method(decode)
+        # Let wrong settings be said before the model works.
+        decoder = _Decoder(self.phones, decode, **options)
         found = self.emissions(audio, sampling_rate, batch_size=batch_size, progress=progress)
-        return _decode(found, decode, inventory=inventory)
+        return decoder(found)
 
     def stream(
         self,
@@ -402,7 +412,15 @@ class Recognizer:
 
 
 def decode(
-    emissions: Emissions, method: str = "greedy", *, inventory: Iterable[str] | None = None
+    emissions: Emissions,
+    method: str = "greedy",
+    *,
+    inventory: Iterable[str] | None = None,
+    lm: LanguageModel | np.ndarray | None = None,
+    lm_weight: float = 0.5,
+    bonus: float = 0.0,
+    beam: int = 16,
+    nbest: int = 5,
 ) -> list[Transcript]:
     """Read phones off emissions, without any text.
 
@@ -411,43 +429,136 @@ def decode(
     emissions
         Of B recordings.
     method
-        ``"greedy"``: the best symbol of each frame.
+        ``"greedy"``: the best symbol of each frame. ``"beam"``: the most probable phone sequence,
+        as `modicum.huper.beam.prefix_beam_search` finds it. ``"lattice"``: the consensus of its
+        n-best list, the most probable phone of each slot of a confusion network.
     inventory
         The only phones that may be heard, for a language that has no others; all if None. The
         probabilities of the others are shared out, so that a frame's still sum to 1.
+    lm, lm_weight, bonus, beam, nbest
+        For the last two methods, as for `modicum.huper.beam.prefix_beam_search`.
 
     Returns
     -------
     list of Transcript
-        One for each recording: ``phones``, ``ipa``, ``spans`` in seconds, ``confidences`` (mean
-        probability of the phone over its frames) and ``score`` (log-probability of the CTC path).
-        Without a phone all but the score are empty, and ``confidence`` is None.
+        One for each recording: ``phones``, ``ipa``, ``spans`` in seconds, ``confidences`` and
+        ``score``. Without a phone all but the score are empty, and ``confidence`` is None.
+
+        A confidence is the mean probability of the phone over its frames; of a lattice, the
+        probability of the phone in its slot. The score is the log-probability of the best CTC path;
+        of a beam that of the phones, over all paths, with the language model's part; of a lattice
+        the log-probability that all slots are right. ``hypotheses`` are the other sequences of the
+        n-best list, ``trace["posteriors"]`` the probabilities of all of it, the first one's first.
+        ``trace["lattice"]`` has a mapping for each slot: ``start`` and ``end`` in seconds, and
+        ``phones``, probabilities by phone, ``""`` for none.
 
     Raises
     ------
     ValueError
-        If the method is unknown, or the inventory is empty or has a phone that the model has not.
+        If the method is unknown, the inventory is empty or has a phone that the model has not, or
+        a setting is out of range.
+    TypeError
+        If `lm` is no language model.
     """
-    _check_method(method)
-    return _decode(emissions, method, inventory=inventory)
+    options = {"lm": lm, "lm_weight": lm_weight, "bonus": bonus, "beam": beam, "nbest": nbest}
+    return _Decoder(emissions.phones, method, inventory=inventory, **options)(emissions)
 
 
-def _decode(
-    emissions: Emissions, method: str, *, inventory: Iterable[str] | None
-) -> list[Transcript]:
-    unheard = _unheard(emissions.phones, inventory)
-    found = []
-    for number in range(len(emissions)):
-        rows_TC = emissions.utterance(number)
-        if len(unheard):
-            rows_TC = _without(rows_TC, unheard)
-        found.append(_greedy(rows_TC, emissions.phones, emissions.frame_shift, 0))
-    return found
+class _Decoder:
+    """The settings of `decode`, checked."""
+
+    def __init__(
+        self,
+        phones: PhoneSet,
+        method: str,
+        *,
+        inventory: Iterable[str] | None = None,
+        **search: Any,
+    ) -> None:
+        if method not in _DECODERS:
+            raise ValueError(f"decode must be one of {', '.join(_DECODERS)}, not {method!r}")
+        if unknown := set(search) - {"lm", "lm_weight", "bonus", "beam", "nbest"}:
+            raise TypeError(f"decoding has no option {', '.join(sorted(unknown))}")
+        if search.get("lm") is not None:
+            if method == "greedy":
+                raise ValueError('a language model needs decode="beam" or "lattice"')
+            search["lm"] = as_language_model(search["lm"], phones)
+        self.phones, self.method, self.search = phones, method, search
+        self.unheard = _unheard(phones, inventory)
+        # On nothing, so that bad settings are said at once.
+        prefix_beam_search(np.zeros((0, len(phones))), phones, **search)
+
+    def __call__(self, emissions: Emissions) -> list[Transcript]:
+        found = []
+        for number in range(len(emissions)):
+            rows_TC = emissions.utterance(number)
+            if len(self.unheard):
+                rows_TC = _without(rows_TC, self.unheard)
+            if self.method == "greedy":
+                found.append(_greedy(rows_TC, self.phones, emissions.frame_shift, 0))
+            else:
+                found.append(self._searched(rows_TC, emissions.frame_shift))
+        return found
+
+    def _searched(self, rows_TC: np.ndarray, shift: float) -> Transcript:
+        candidates = prefix_beam_search(rows_TC, self.phones, **self.search)
+        best = candidates[0]
+        trace: dict[str, Any] = {
+            "path": "bottom-up",
+            "decode": self.method,
+            "start": 0.0,
+            "end": len(rows_TC) * shift,
+            "posteriors": [one.posterior for one in candidates],
+        }
+        hypotheses = []
+        for one in candidates[1:]:
+            frames = align(rows_TC, one.ids, self.phones)
+            means = _means(rows_TC, one.ids, frames)
+            confidence = sum(means) / len(means) if means else None
+            names = self.phones.decode(one.ids)
+            hypotheses.append(Hypothesis("bottom-up", names, one.score, confidence))
+        if self.method == "beam":
+            ids, score = best.ids, best.score
+            frames = align(rows_TC, ids, self.phones)
+            confidences = _means(rows_TC, ids, frames)
+        else:
+            network = ConfusionNetwork.of(candidates, rows_TC, self.phones)
+            kept = [slot for slot in network.slots if slot.best[0] is not None]
+            ids = network.ids
+            frames = [(slot.first, slot.last) for slot in kept]
+            confidences = [slot.best[1] for slot in kept]
+            score = float(sum(np.log(slot.best[1]) for slot in network.slots))
+            trace["lattice"] = [
+                {
+                    "start": slot.first * shift,
+                    "end": slot.last * shift,
+                    "phones": {
+                        **{self.phones.symbols[one]: p for one, p in slot.posteriors.items()},
+                        **({"": slot.none} if slot.none else {}),
+                    },
+                }
+                for slot in network.slots
+            ]
+        names = self.phones.decode(ids)
+        return Transcript(
+            phones=names,
+            spans=tuple(Span(start * shift, end * shift) for start, end in frames),
+            confidences=tuple(confidences),
+            ipa=to_ipa(names, self.phones),
+            score=score,
+            hypotheses=tuple(hypotheses),
+            trace=trace | ({} if names else {"reason": "no phone was heard"}),
+        )
 
 
-def _check_method(method: str) -> None:
-    if method not in _DECODERS:
-        raise ValueError(f"decode must be one of {', '.join(_DECODERS)}, not {method!r}")
+def _means(
+    rows_TC: np.ndarray, ids: Sequence[int], frames: Sequence[tuple[int, int]]
+) -> list[float]:
+    """Give the mean probability of each phone over its frames."""
+    return [
+        float(np.exp(rows_TC[start:end, phone]).mean())
+        for phone, (start, end) in zip(ids, frames, strict=True)
+    ]
 
 
 def _greedy(rows_TC: np.ndarray, phones: PhoneSet, shift: float, begun: int) -> Transcript:
