@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from modicum.core.cli import method_main
-from modicum.huper import audio, corpus, espeak, metrics, pronounce
+from modicum.huper import audio, corpus, espeak, metrics, pronounce, selftrain
 from modicum.huper.channel import EditChannel
 from modicum.huper.cli import app
 from modicum.huper.cli.corpora import labelled
@@ -550,3 +550,58 @@ def test_train_refuses_a_bad_corpus(run, tmp_path, text, message):
 )
 def test_train_refuses(run, tmp_path, given, message):
     assert message in refused(run, "train", TRAIN, "--out", tmp_path / "m", *SMALL, *given)
+
+
+# Self-training ------------------------------------------------------------------------------------
+
+
+def test_label_writes_what_train_learns_from(run, tmp_path):
+    out = tmp_path / "labels.jsonl"
+    given = ["label", TEST, "--labelled", TRAIN, "--out", out, "--keep", "0.7"]
+    status, shown, errors = run(*given, "--folds", "3", "--json")
+    assert (status, errors) == (0, "")
+    found = json.loads(shown)
+    expected = selftrain.make_labels(
+        Recognizer.from_pretrained("tiny").model, corpus.load(TRAIN), corpus.load(TEST), keep=0.7
+    )
+    assert found["utterances"] == 6 and found["kept"] == len(expected.kept) < 6
+    assert found["label error"] == expected.error()
+    assert set(found["report"]["intervals"]) == {"canonical", "greedy", "corrected"}
+    kept = {item.id: item.label_phonemes for item in expected.kept}
+    assert {one.id: one.phones for one in labelled(out, "label")} == kept
+    assert len(rows_in(tmp_path / "labels.all.jsonl")) == 6
+    # What is there is not made again.
+    before = (tmp_path / "labels.all.jsonl").read_bytes()
+    assert run(*given)[0] == 0 and (tmp_path / "labels.all.jsonl").read_bytes() == before
+
+
+def test_self_train_writes_a_model(run, tmp_path):
+    few = [
+        corpus.write_jsonl(corpus.load(path)[:4], tmp_path / path.name) for path in (TRAIN, TEST)
+    ]
+    given = ["self-train", *few, "--out", tmp_path, "--first-epochs", 1, "--epochs", 1]
+    status, shown, errors = run(*given, "--device", "cpu", "--json")
+    assert (status, errors) == (0, "")
+    found = json.loads(shown)
+    assert [one["round"] for one in found["rounds"]] == [0, 1] and found["best"] == 1
+    assert found["rounds"][1]["labels"] in (3, 4)
+    TinyConvCTC.from_pretrained(tmp_path)
+    EditChannel.load(tmp_path / "channel")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["label", TEST, "--labelled", TRAIN, "--corrector", "magic"],
+            "--corrector must be one of",
+        ),
+        (["label", TEST, "--labelled", TRAIN, "--keep", "0"], "--keep must be in (0, 1]"),
+        (["label", TEST, "--labelled", "no/corpus.jsonl"], "no/corpus.jsonl"),
+        (["label", "no/corpus.jsonl", "--labelled", TRAIN], "no/corpus.jsonl"),
+        (["self-train", TRAIN, TEST, "--corrector", "magic"], "--corrector must be one of"),
+        (["self-train", TRAIN, "no/corpus.jsonl"], "no/corpus.jsonl"),
+    ],
+)
+def test_self_training_refuses(run, tmp_path, given, message):
+    assert message in refused(run, *given, "--out", tmp_path / "out.jsonl")

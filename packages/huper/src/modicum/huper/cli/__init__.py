@@ -10,6 +10,7 @@ from modicum.huper.cli.aligning import align, score
 from modicum.huper.cli.judging import evaluate
 from modicum.huper.cli.listening import transcribe
 from modicum.huper.cli.references import channel
+from modicum.huper.cli.selftraining import label, self_train
 from modicum.huper.cli.training import train
 from modicum.huper.cli.worlds import simulate, world
 
@@ -25,7 +26,9 @@ def _add(to: typer.Typer, **commands: Callable[..., None]) -> None:
     for name, command in commands.items():
         # As paragraphs: the help would keep the line breaks of the source.
         paragraphs = (command.__doc__ or "").split("\n\n")
-        to.command(name, help="\n\n".join(" ".join(text.split()) for text in paragraphs))(command)
+        to.command(
+            name.replace("_", "-"), help="\n\n".join(" ".join(text.split()) for text in paragraphs)
+        )(command)
 
 
 _add(
@@ -38,6 +41,8 @@ _add(
     world=world,
     simulate=simulate,
     train=train,
+    label=label,
+    self_train=self_train,
 )
 
 
