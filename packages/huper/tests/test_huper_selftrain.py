@@ -29,6 +29,7 @@ from modicum.huper.training import TrainingConfig
 FOLDER = Path(__file__).parent / "data" / "huper_world"
 PHONES = PhoneSet.arpabet39()
 SOUNDS = ("AA", "B", "D", "EH", "K", "S", "T", "V")
+LENGTH = 8
 FLAPS = {"T": ("DX",), "V": ("B",), "D": ()}
 """What the speakers of these tests make of phones, and often."""
 
@@ -45,7 +46,7 @@ def speech(count, seed, start=0):
     rng = np.random.default_rng(seed)
     items = []
     for number in range(start, start + count):
-        canonical = tuple(rng.choice(SOUNDS, 12))
+        canonical = tuple(rng.choice(SOUNDS, LENGTH).tolist())
         realized = tuple(
             said
             for phone in canonical
@@ -85,7 +86,7 @@ class Ear:
             right = PHONES.id(phone)
             other = rng.choice([one for one in PHONES.ids if one != right])
             mistaken = rng.random() < self.wrong
-            heard[right], heard[other] = (0.3, 0.6) if mistaken else (0.6, 0.3)
+            heard[right], heard[other] = (0.1, 0.8) if mistaken else (0.8, 0.1)
             blank = np.full(len(PHONES), 1e-3)
             blank[PHONES.blank] = 1
             path += [blank, heard, heard]
@@ -108,7 +109,7 @@ class Learning:
 
 @pytest.fixture
 def world():
-    labelled, others, dev = speech(20, 0), speech(40, 1, 100), speech(20, 2, 200)
+    labelled, others, dev = speech(20, 0), speech(20, 1, 100), speech(20, 2, 200)
     return labelled, others, dev, Ear([*labelled, *others, *dev])
 
 
@@ -175,19 +176,19 @@ def test_realized_phones_of_transcribed_utterances_are_never_used(world):
 
 def test_wrong_transcripts_are_dropped(world):
     labelled, others, _, ear = world
-    # Two of forty have the text of somebody else: the share that is dropped.
-    wrong = {others[3].id: others[4].phonemes, others[30].id: others[31].phonemes}
+    # One of twenty has the text of somebody else: the share that is dropped.
+    wrong = {others[3].id: others[4].phonemes}
     given = [replace(item, phonemes=wrong.get(item.id, item.phonemes)) for item in others]
     found = self_train(ear, labelled, given, learn=Learning()).rounds[1].labels
     assert {item.id for item in found.items if not item.extra["kept"]} == set(wrong)
-    assert len(found.kept) == math.ceil(0.95 * 40)
+    assert len(found.kept) == math.ceil(0.95 * 20)
     costs = [item.extra["evidence_cost"] for item in found.kept]
     assert max(costs) == found.threshold
     # The cost is that of the best path near the transcript, against the best of all.
     channel = EditChannel.fit([(item.phonemes, item.real_phonemes) for item in labelled])
     (one,) = evidence_of(ear, [given[3]])
     score = fused_decode(one.logprobs, one.canonical, channel, 1.0).score
-    by_hand = (one.logprobs.max(1).sum(dtype=float) - score) / 12
+    by_hand = (one.logprobs.max(1).sum(dtype=float) - score) / LENGTH
     assert found.items[3].extra["evidence_cost"] == pytest.approx(by_hand, rel=1e-9)
 
 
@@ -292,7 +293,7 @@ def test_weighted_losses_are_the_doubly_robust_risk(world, chosen):
     for fold in range(4):
         rest = [item for item, one in zip(labelled, fold_N, strict=True) if one != fold]
         out = [item for item, one in zip(labelled, fold_N, strict=True) if one == fold]
-        made = make_labels(ear, rest, out, keep=1.0)
+        made = make_labels(ear, rest, out, keep=1)
         proxies |= {item.id: item.label_phonemes for item in made.items}
     rows = np.array([size(item) for item in everyone]) if chosen else None
     risk = drrc.doubly_robust_risk(
@@ -426,8 +427,8 @@ def test_an_interrupted_run_goes_on(tmp_path):
     labelled = corpus.read_jsonl(FOLDER / "labelled.jsonl")
     given = {
         "recognizer": TinyConvCTC(config=TinyConfig(width=8, dilations=(1,))),
-        "labelled": labelled[:5],
-        "unlabelled": labelled[5:9],
+        "labelled": labelled[:3],
+        "unlabelled": labelled[3:7],
         "first_config": TrainingConfig(epochs=2),
         "config": TrainingConfig(epochs=1),
         "device": "cpu",
@@ -446,15 +447,15 @@ def test_an_interrupted_run_goes_on(tmp_path):
                 raise KeyboardInterrupt
 
     whole = self_train(**given, folder=tmp_path / "whole")
-    # In the first training, before labels, among them, after them.
-    for steps in (1, 2, 5, 6):
+    # In the first training, when labels are there, in the second training.
+    for steps in (1, 2, 4):
         with pytest.raises(KeyboardInterrupt):
             self_train(**given, folder=tmp_path / "cut", progress=Cut(steps))
     again = self_train(**given, folder=tmp_path / "cut")
     for one, two in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, two)
     read = TinyConvCTC.from_pretrained(tmp_path / "cut" / "round-1" / "net")
-    assert torch.equal(read.output.weight, again.model.output.weight)
+    assert torch.equal(read.head.weight, again.model.head.weight)
     labels = corpus.read_jsonl(tmp_path / "cut" / "round-1" / "labels.jsonl")
     assert [item.label_phonemes for item in labels] == [
         item.label_phonemes for item in whole.rounds[1].labels.items
@@ -463,7 +464,10 @@ def test_an_interrupted_run_goes_on(tmp_path):
     assert summary["best"] == 1 and summary["rounds"][1]["kept"] == 4
     # The network that was handed in has learnt nothing.
     fresh = TinyConvCTC(config=TinyConfig(width=8, dilations=(1,)))
-    assert torch.equal(given["recognizer"].output.weight, fresh.output.weight)
-    with pytest.raises(ValueError, match="other settings|belongs to|another"), warnings.catch_warnings():
+    assert torch.equal(given["recognizer"].head.weight, fresh.head.weight)
+    with (
+        pytest.raises(ValueError, match="other settings|belongs to|another"),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         self_train(**{**given, "lam": 0.5}, folder=tmp_path / "cut")
