@@ -74,6 +74,7 @@ DOORS = {
     ("modicum.daved.selection", "modicum.daved.integrations.tables"),
     ("modicum.daved.solvers.exact", "modicum.daved.integrations.socp"),
     ("modicum.huper.features", "modicum.huper.integrations.panphon"),
+    ("modicum.huper.perceiver", "modicum.huper.integrations.flashlight"),
     ("modicum.huper.recognizer", "modicum.huper.integrations.transformers"),
     ("modicum.pvf.loading", "modicum.pvf.integrations.checkpoints"),
     ("modicum.repcomplexity.circuits.synthesis", "modicum.repcomplexity.integrations.sat"),
