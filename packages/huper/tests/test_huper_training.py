@@ -322,7 +322,7 @@ def test_half_precision_trains_where_it_can():
         train(TinyConvCTC(), data, TrainingConfig(precision="fp16"), device="cpu")
 
 
-class _Split(training._OneDevice):
+class _Split(training.PlainEngine):
     """One of two processes; what it would add to the gradients of the other is kept."""
 
     def __init__(self, rank):

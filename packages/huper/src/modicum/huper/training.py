@@ -42,11 +42,14 @@ from modicum.huper.tiny import TinyConvCTC, collate
 __all__ = [
     "Engine",
     "Labelled",
+    "PlainEngine",
     "TrainingConfig",
     "TrainingReport",
     "batches",
     "error_rate",
+    "fingerprint",
     "one_cycle",
+    "seeded",
     "spec_augment",
     "train",
 ]
@@ -200,8 +203,8 @@ class Engine(Protocol):
         """Take up what was kept."""
 
 
-class _OneDevice:
-    """Plain torch."""
+class PlainEngine:
+    """Plain torch on one device, as an `Engine`."""
 
     rank, world = 0, 1
 
@@ -296,7 +299,7 @@ def train(
     if not save_seconds >= 0:
         raise ValueError(f"save_seconds must not be negative, not {save_seconds!r}")
     if engine is None:
-        engine = _OneDevice(resolve_device(device), config.precision)
+        engine = PlainEngine(resolve_device(device), config.precision)
     kept = None if folder is None else Path(folder)
     model.to(engine.device)
     run = _Run(model, _Store(model, utterances), config, engine, kept)
@@ -558,7 +561,7 @@ class _Run:
             **asdict(config),
             "utterances": len(store),
             "data": store.fingerprint,
-            "start": _fingerprint(model),
+            "start": fingerprint(model),
             "processes": engine.world,
         }
 
@@ -657,7 +660,7 @@ class _Run:
         )
         self.caller.train()
         self.optimiser.zero_grad(set_to_none=True)
-        with _seeded(config.seed, step, engine), engine.autocast():
+        with seeded(config.seed, step, engine), engine.autocast():
             logprobs_BTC, lengths_B = self.caller(features_BFM, frames_B)
         losses_B = self._losses(logprobs_BTC, lengths_B, share)
         # Every process has a part of the batch, and their gradients are averaged.
@@ -690,7 +693,7 @@ class _Run:
 
 
 @contextmanager
-def _seeded(seed: int, step: int, engine: Engine) -> Iterator[None]:
+def seeded(seed: int, step: int, engine: Engine) -> Iterator[None]:
     """Give dropout the random numbers of this step, and torch its own back afterwards."""
     devices = [engine.device] if engine.device.type == "cuda" else []
     drawn = torch_generator(seed, "cpu", "dropout", step, engine.rank).initial_seed()
@@ -699,7 +702,8 @@ def _seeded(seed: int, step: int, engine: Engine) -> Iterator[None]:
         yield
 
 
-def _fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module) -> str:
+    """Return a digest of all weights and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
