@@ -218,9 +218,11 @@ class PlainEngine:
     def prepare(
         self, model: nn.Module, optimiser: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Return both as they are."""
         return model, optimiser
 
     def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of the precision."""
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
@@ -228,6 +230,7 @@ class PlainEngine:
     def step(
         self, loss: torch.Tensor, model: nn.Module, optimiser: torch.optim.Optimizer, clip: float
     ) -> None:
+        """Go back through the graph, clip the gradient, and move the weights."""
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(optimiser)
         nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -235,9 +238,11 @@ class PlainEngine:
         self.scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state of the gradient's scale."""
         return self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the state of the gradient's scale."""
         if state:
             self.scaler.load_state_dict(state)
 
