@@ -35,4 +35,18 @@ EXPERIMENTS = [
         "Best paths and posteriors beside enumeration, the batch beside single utterances, and"
         " throughput beside forced alignment.",
     ),
+    _experiment(
+        "languages",
+        "Languages that the networks have never heard",
+        "Feature error of networks of realized, canonical and few labels on languages that"
+        " espeak-ng speaks, beside fresh weights and an empty answer.",
+        needs=("panphon",),
+        extras="panphon",
+    ),
+    _experiment(
+        "routing",
+        "Whether to trust the ear or the text",
+        "Error of the ear, the dictionary, both joined and calibrated rules over noise, rooms and"
+        " codecs, with right and with wrong texts.",
+    ),
 ]
