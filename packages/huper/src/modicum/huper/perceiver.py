@@ -246,6 +246,7 @@ class Lexicon:
         if channel is not None and channel.phones.symbols != phones.symbols:
             raise ValueError("the channel was made for another phone set than the lexicon's")
         self.phones = phones
+        self.expansion = None if channel is None else {"most": most, "lam": lam}
         self.words = tuple(entries)
         self.entries: dict[str, tuple[tuple[str, ...], ...]] = {}
         forms: list[tuple[tuple[int, ...], int, int, float]] = []
@@ -567,12 +568,13 @@ class Perceiver:
     # Files --------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, ready for JSON. Forms that a channel added are not kept."""
+        """Return plain data, ready for JSON. A channel that expands the lexicon is not kept."""
         lexicon = self.lexicon
         return {
             "lexicon": None
             if lexicon is None
             else {word: [list(one) for one in forms] for word, forms in lexicon.entries.items()},
+            "expansion": None if lexicon is None else lexicon.expansion,
             "lm": None if self.lm is None else self.lm.to_dict(),
             "phone_lm": None
             if self.phone_lm is None
@@ -595,15 +597,28 @@ class Perceiver:
         content
             What it gave.
         channel
-            Expands the lexicon.
+            Expands the lexicon, where one did so before.
+
+        Raises
+        ------
+        ValueError
+            If the lexicon was expanded and there is no channel.
         """
         from modicum.huper.phones import PhoneSet
 
         given = dict(content)
         phones = PhoneSet.from_dict(given.pop("phones"))
         entries, lm, table = (given.pop(name) for name in ("lexicon", "lm", "phone_lm"))
+        expansion = given.pop("expansion")
+        lexicon = None
+        if expansion is not None:
+            if channel is None:
+                raise ValueError("a channel expanded this lexicon: give it to from_dict")
+            lexicon = Lexicon(entries, phones, channel=channel, **expansion)
+        elif entries is not None:
+            lexicon = Lexicon(entries, phones)
         return cls(
-            None if entries is None else Lexicon(entries, phones, channel=channel),
+            lexicon,
             None if lm is None else WordLM.from_dict(lm),
             phones=phones,
             phone_lm=None
