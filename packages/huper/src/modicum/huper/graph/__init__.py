@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modicum.huper.graph import batched, dysfluent, export
     from modicum.huper.graph.posteriors import Posteriors, edit_posteriors, forward_backward
-    from modicum.huper.graph.viterbi import Alignment, Edit, Pause, fused_decode
+    from modicum.huper.graph.reference import ReferenceGraph
+    from modicum.huper.graph.viterbi import Alignment, Edit, Pause, SpokenWord, fused_decode
 
 __all__ = [
     "Alignment",
     "Edit",
     "Pause",
     "Posteriors",
+    "ReferenceGraph",
+    "SpokenWord",
     "batched",
     "dysfluent",
     "edit_posteriors",
@@ -27,6 +30,8 @@ _FROM = {
     "Edit": "viterbi",
     "Pause": "viterbi",
     "Posteriors": "posteriors",
+    "ReferenceGraph": "reference",
+    "SpokenWord": "viterbi",
     "edit_posteriors": "posteriors",
     "forward_backward": "posteriors",
     "fused_decode": "viterbi",

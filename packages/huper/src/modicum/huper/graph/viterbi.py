@@ -36,14 +36,16 @@ __all__ = [
     "Path",
     "Pause",
     "Problem",
+    "SpokenWord",
     "align",
     "best_path",
+    "encode",
     "fused_decode",
     "pose",
     "scaled",
 ]
 
-_MEMORY_WARNING = 2**31  # bytes of back-pointers
+MEMORY_WARNING = 2**31  # bytes of back-pointers
 _STAY, _SUB, _INS = range(3)
 
 
@@ -73,6 +75,31 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class SpokenWord:
+    """A word of the reference, and what became of it.
+
+    Parameters
+    ----------
+    text
+        Its spelling.
+    choice
+        Which of its pronunciations was taken, from 0.
+    canonical
+        The phones of that pronunciation.
+    indices
+        Its first canonical phone and the one after the last, among those of the whole reference.
+    span
+        First frame of what was said of it and the one after the last; None if nothing was.
+    """
+
+    text: str
+    choice: int
+    canonical: tuple[str, ...]
+    indices: tuple[int, int]
+    span: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
 class Alignment:
     """What was said, when, and how it differs from the canonical phones.
 
@@ -97,6 +124,8 @@ class Alignment:
         then the bottom-up ones, and the edits delete the reference and insert them.
     frame_shift
         Seconds per frame, where known.
+    words
+        The words, when the reference was given as words.
     """
 
     phones: tuple[str, ...]
@@ -109,6 +138,7 @@ class Alignment:
     pauses: tuple[tuple[int, int], ...] = ()
     reason: str | None = None
     frame_shift: float | None = None
+    words: tuple[SpokenWord, ...] = ()
 
     @property
     def deleted(self) -> tuple[int, ...]:
@@ -231,7 +261,9 @@ def fused_decode(
         An `Emissions`, or (T, C) log-probabilities of one utterance.
     canonical
         The phones of the dictionary as symbols or ids: one sequence, or a list of B sequences for
-        a batch. May be empty: everything said is then an insertion.
+        a batch. May be empty: everything said is then an insertion. Or words, as a g2p gives them,
+        or a `ReferenceGraph`: their pronunciations are then parallel arcs, the best sequence of
+        pronunciations is found together with what was said, and `Alignment.words` has the words.
     channel
         An `EditChannel`, or the `Weights` of the canonical sequence (a list for a batch).
     lam
@@ -245,7 +277,8 @@ def fused_decode(
     restart
         Log-weight ≤ 0 of going back to the beginning. None forbids it.
     silence
-        Report (and reward) pauses.
+        Report (and reward) pauses. In a reference of words they stand between words, at the
+        beginning and at the end, and `maxdel` counts before and after a pause.
     lm
         (C + 1, C + 1) log-weights of a phone bigram over y: row p is the phone before (row C the
         start), column q the phone (column C the end); not scaled by λ. Exact.
@@ -306,6 +339,24 @@ def fused_decode(
             'backend="torch" has no repeat, restart, silence, lm, band, alternatives and no λ that '
             'changes over time; use backend="numpy"'
         )
+    from modicum.huper.graph.reference import decode_words, references
+
+    if references(canonical) is not None:
+        refused = {name for name, value in extras.items() if value is not None} - {"silence"}
+        if refused or graph != "edit" or backend == "torch":
+            raise ValueError(
+                "words with several pronunciations are decoded without repeat, restart, lm and "
+                'band, with graph="edit" and backend="numpy"; give phones for the others'
+            )
+        given = (channel, lam, maxdel, silence, phones, blank)
+        first = decode_words(emissions, canonical, *given)
+        if alternatives and not isinstance(first, Alignment):
+            raise ValueError("alternatives are for one utterance, not for a batch")
+        others = [
+            (decode_words(emissions, words, *given), float(prior)) for words, prior in alternatives
+        ]
+        scored = [replace(found, score=found.score + prior) for found, prior in others]
+        return max([first, *scored], key=lambda found: found.score) if others else first
     problem = pose(emissions, canonical, channel, phones, blank)
     if alternatives:
         return _best_of(problem, alternatives, channel, lam, maxdel, extras)
@@ -469,7 +520,7 @@ class _Recursion:
         per_state = size + 2 * (self.lm is not None) + 2 * (repeat is not None)
         width = self.length + 1 if band is None else min(self.length + 1, 2 * int(band) + 2)
         needed = self.frames * width * self.classes * per_state
-        if needed > _MEMORY_WARNING:
+        if needed > MEMORY_WARNING:
             warnings.warn(
                 f"back-pointers of {self.frames} frames and {self.length} canonical phones take "
                 f"{needed / 2**30:.1f} GiB; a band would take less",
@@ -834,7 +885,7 @@ def pose(
         )
     for sequence, weights in zip(sequences, given, strict=True):
         if not hasattr(channel, "weights"):
-            ids = _encode(sequence, phones)
+            ids = encode(sequence, phones)
             if not np.array_equal(ids, weights.canonical):
                 raise ValueError(
                     f"the weights belong to the canonical ids {weights.canonical.tolist()}, "
@@ -850,7 +901,14 @@ def pose(
     )
 
 
-def _encode(sequence: Sequence[Any], phones: PhoneSet | None) -> np.ndarray:
+def encode(sequence: Sequence[Any], phones: PhoneSet | None) -> np.ndarray:
+    """Turn symbols, which are folded into the phone set, or ids into int64 ids.
+
+    Raises
+    ------
+    ValueError
+        If a symbol is not in the phone set, or there is no phone set.
+    """
     if not any(isinstance(item, str) for item in sequence):
         return np.asarray(list(sequence), np.int64).reshape(-1)
     if phones is None:
