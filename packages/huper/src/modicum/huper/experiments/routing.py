@@ -458,24 +458,25 @@ class _Judged:
 
     def spearman_claim(self) -> Claim:
         """Ask whether the score follows the error rate."""
-        found, spans = {}, {}
+        found, pairs = {}, {}
         for score in SCORES:
-            pairs = [
+            pairs[score] = [
                 (row["id"], number, row["s"][score], row["bottom_up"] / max(1, row["length"]))
                 for number in range(self.plan.seeds)
                 for row in self.rows(number, "test", self.noise)
             ]
             found[score] = float(
-                spearmanr([one[2] for one in pairs], [one[3] for one in pairs]).statistic
+                spearmanr(
+                    [one[2] for one in pairs[score]], [one[3] for one in pairs[score]]
+                ).statistic
             )
-            spans[score] = _spearman_interval(pairs, self.seed)
         listed = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
         return Claim(
             "spearman",
             "The distortion score follows the error rate of the ear",
             "distortion correlates with error",
             found["entropy"],
-            spans["entropy"],
+            _spearman_interval(pairs["entropy"], self.seed),
             found["entropy"] >= 0.8,
             "",
             "Spearman's correlation of s with the phone error rate over utterances in all levels "
