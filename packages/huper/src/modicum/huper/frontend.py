@@ -21,13 +21,13 @@ __all__ = ["SHIFT", "LogMel", "frames_of", "mel_filters", "valid"]
 SHIFT = 160
 """Samples from one frame to the next: 10 ms."""
 
-_POINTS = 512
+POINTS = 512
 """Of the Fourier transform; a frame of 400 samples is filled up with zeros."""
 
-_FLOOR = 1e-6
+FLOOR = 1e-6
 """Energy below which a band counts as silent; full scale is 1."""
 
-_LEAST_DEVIATION = 1e-3
+LEAST_DEVIATION = 1e-3
 """Of a log energy over an utterance: below it a band is constant and becomes 0."""
 
 _LOWEST, _HIGHEST = 20.0, 7_600.0
@@ -59,7 +59,7 @@ def mel_filters(bands: int = 40, rate: int = SAMPLE_RATE) -> torch.Tensor:
     torch.Tensor
         float32 (K, M), K = 257 frequencies from 0 to half the rate.
     """
-    hertz_K = torch.linspace(0, rate / 2, _POINTS // 2 + 1, dtype=torch.float64)
+    hertz_K = torch.linspace(0, rate / 2, POINTS // 2 + 1, dtype=torch.float64)
     ends = [2595 * math.log10(1 + hertz / 700) for hertz in (_LOWEST, min(_HIGHEST, rate / 2))]
     mels = torch.linspace(ends[0], ends[1], bands + 2, dtype=torch.float64)
     edges = 700 * (10 ** (mels / 2595) - 1)
@@ -116,12 +116,12 @@ class LogMel(nn.Module):
             )
         frames_B = frames_of(lengths_B)
         pieces_BFN = samples_BN.float().unfold(1, FRAME, SHIFT) * self.window_N
-        power_BFK = torch.fft.rfft(pieces_BFN, n=_POINTS).abs().square()
+        power_BFK = torch.fft.rfft(pieces_BFN, n=POINTS).abs().square()
         energy_BFM = power_BFK @ self.filters_KM / FRAME
-        log_BFM = torch.log(energy_BFM + _FLOOR)
+        log_BFM = torch.log(energy_BFM + FLOOR)
         inside_BF1 = valid(frames_B, log_BFM.shape[1])[:, :, None]
         count_B11 = frames_B[:, None, None]
         mean_B1M = (log_BFM * inside_BF1).sum(1, keepdim=True) / count_B11
         centred_BFM = (log_BFM - mean_B1M) * inside_BF1
         deviation_B1M = (centred_BFM.square().sum(1, keepdim=True) / count_B11).sqrt()
-        return centred_BFM / deviation_B1M.clamp(min=_LEAST_DEVIATION), frames_B
+        return centred_BFM / deviation_B1M.clamp(min=LEAST_DEVIATION), frames_B
