@@ -141,6 +141,66 @@ def test_em_finds_a_substitution_nobody_labelled():
     assert found.history[-1] > found.history[0]
 
 
+@pytest.mark.parametrize("context", [None, "lr"])
+def test_em_in_batches_is_em_one_by_one(context):
+    from modicum.huper.channel import _Counts
+    from modicum.huper.graph.posteriors import forward_backward
+
+    rng = np.random.default_rng(8)
+    truth = EditChannel.fit([(["V"], ["B"])] * 30, phones=PHONES)
+    emissions, canonicals = [], []
+    for length in (6, 1, 0, 3, 6, 2):
+        some, references, _ = simulate(rng, truth, 1, length)
+        emissions, canonicals = emissions + some, canonicals + references
+    expected, history = EditChannel.fit([], context=context, phones=PHONES), []
+    for _ in range(2):
+        counts, total = _Counts(PHONES, context), 0.0
+        for logprobs, canonical in zip(emissions, canonicals, strict=True):
+            found = forward_backward(logprobs, expected.weights(canonical), 0, 0.8)
+            total += found.log_likelihood
+            counts.add_expected(found.canonical, found.sub, found.dele, found.ins)
+        history.append(total)
+        expected = counts.channel(0.05, 1.0)
+
+    class Bar:
+        done = 0
+
+        def advance(self, n=1):
+            self.done += n
+
+    for batch_size in (1, 4):
+        bar = Bar()
+        found = EditChannel.fit_em(
+            emissions,
+            canonicals,
+            phones=PHONES,
+            iterations=2,
+            lam=0.8,
+            context=context,
+            batch_size=batch_size,
+            progress=bar,
+        )
+        assert bar.done == 2 * len(emissions)
+        assert found.history == pytest.approx(history, abs=1e-7)
+        for name in ("sub_counts", "del_counts", "ins_counts"):
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-8)
+
+
+def test_em_batches_are_bounded_in_memory_and_hold_every_utterance_once():
+    from modicum.huper.channel import _BATCH_BYTES, _groups
+
+    emissions = [np.broadcast_to(0.0, (frames, 8)) for frames in (90_000, 10, 500, 500, 10, 7)]
+    canonicals = [[1] * length for length in (300, 3, 9000, 4, 2, 0)]
+    groups = _groups(emissions, canonicals, 8, 3)
+    assert sorted(b for group in groups for b in group) == list(range(6))
+    assert max(map(len, groups)) == 3
+    for group in groups:
+        frames = max(len(emissions[b]) for b in group)
+        positions = max(len(canonicals[b]) for b in group) + 1
+        assert len(group) == 1 or len(group) * frames * positions * 8 * 16 <= _BATCH_BYTES
+    assert [0] in groups and [2] in groups
+
+
 def test_em_raises_the_penalised_likelihood_where_it_must():
     # Without insertions the rows are all there is, and the prior is a Dirichlet: exact MAP-EM.
     rng = np.random.default_rng(5)
@@ -276,6 +336,8 @@ def test_bad_inputs_are_named():
         EditChannel.fit_em([np.zeros((1, 8))] * 2, [[1]], init=channel)
     with pytest.raises(ValueError, match="iterations"):
         EditChannel.fit_em([], [], init=channel, iterations=0)
+    with pytest.raises(ValueError, match="batch_size"):
+        EditChannel.fit_em([], [], init=channel, batch_size=0)
     other = EditChannel.fit([])
     with pytest.raises(ValueError, match="the channel was made for"):
         fused_decode(np.full((2, 8), -np.log(8)), ["V"], other, phones=PHONES)

@@ -22,6 +22,7 @@ import numpy as np
 from modicum.huper.edits import EditCost, editops
 
 if TYPE_CHECKING:
+    from modicum.core.experiment import ProgressTask
     from modicum.huper.emissions import Emissions
     from modicum.huper.phones import PhoneSet
 
@@ -30,6 +31,8 @@ __all__ = ["EditChannel", "Weights", "phone_bigram"]
 _TENSORS = "channel.safetensors"
 _SETTINGS = "channel.json"
 _FORMAT = 1
+
+_BATCH_BYTES = 2**28  # of sums over paths that are kept at once
 
 # Classes of a neighbour, and the contexts (left, right) made of them.
 _VOWEL, _CONSONANT, _EDGE = range(3)
@@ -224,6 +227,8 @@ class EditChannel:
         alpha: float = 0.05,
         keep_prior: float = 1.0,
         context: Literal["lr"] | None = None,
+        batch_size: int = 16,
+        progress: ProgressTask | None = None,
     ) -> EditChannel:
         """Estimate a channel from audio and canonical phones, without realized ones.
 
@@ -246,6 +251,11 @@ class EditChannel:
             λ of the edits.
         alpha, keep_prior, context
             As for the class; taken from `init` when that is given.
+        batch_size
+            Most utterances of similar length whose paths are summed at once, in float64 on the
+            device of the emissions. Changes time and memory, and results by rounding only.
+        progress
+            Moves on by one for every utterance of every iteration.
 
         Returns
         -------
@@ -257,11 +267,14 @@ class EditChannel:
         ValueError
             If the numbers of utterances differ, or as `edit_posteriors`.
         """
-        from modicum.huper.emissions import Emissions
-        from modicum.huper.graph.posteriors import forward_backward
+        import torch
 
+        from modicum.huper.emissions import Emissions
+        from modicum.huper.graph import batched
+
+        device = torch.device("cpu")
         if isinstance(emissions, Emissions):
-            phones = emissions.phones
+            phones, device = emissions.phones, emissions.logprobs.device
             emissions = [emissions.utterance(b) for b in range(len(emissions))]
         if init is not None:
             alpha, keep_prior, context = init.alpha, init.keep_prior, init.context
@@ -273,18 +286,43 @@ class EditChannel:
             )
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {iterations}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         channel = init
         if channel is None:
             channel = cls.fit([], alpha, keep_prior, context, phones=phones)
+        groups = _groups(emissions, canonicals, len(channel.phones), batch_size)
         history: list[float] = []
         for _ in range(iterations):
             counts = _Counts(channel.phones, context)
             total = 0.0
-            for logprobs_TC, canonical in zip(emissions, canonicals, strict=True):
-                weights = channel.weights(canonical)
-                found = forward_backward(logprobs_TC, weights, channel.phones.blank, lam)
-                total += found.log_likelihood
-                counts.add_expected(found.canonical, found.sub, found.dele, found.ins)
+            for group in groups:
+                weights = [channel.weights(canonicals[b]) for b in group]
+                batch = batched.pad(
+                    [emissions[b] for b in group],
+                    weights,
+                    lam,
+                    channel.phones.blank,
+                    device,
+                    torch.float64,
+                )
+                found = batched.forward_backward(batch)
+                likelihood_B = found.log_likelihood.cpu().numpy()
+                missing = likelihood_B < batched.NO_PATH
+                total += float(np.where(missing, -np.inf, likelihood_B).sum())
+                sub_BLC, dele_BL, ins_BSC = (
+                    value.cpu().numpy() for value in (found.sub, found.dele, found.ins)
+                )
+                for b, item in enumerate(weights):
+                    length = len(item)
+                    counts.add_expected(
+                        item.canonical,
+                        sub_BLC[b, :length],
+                        dele_BL[b, :length],
+                        ins_BSC[b, : length + 1],
+                    )
+                if progress is not None:
+                    progress.advance(len(group))
             history.append(total)
             channel = counts.channel(alpha, keep_prior, tuple(history))
         return channel
@@ -478,6 +516,28 @@ class _Counts:
             None if self.context is None else self.by_context,
             history,
         )
+
+
+def _groups(
+    emissions: Sequence[np.ndarray],
+    canonicals: Sequence[Sequence[Any]],
+    classes: int,
+    batch_size: int,
+) -> list[list[int]]:
+    """Put utterances of similar length together, few enough that their sums fit into memory."""
+    order = sorted(range(len(emissions)), key=lambda b: (len(emissions[b]), len(canonicals[b])))
+    groups: list[list[int]] = []
+    length = 0
+    for b in order:
+        length = max(length, len(canonicals[b]) + 1)
+        # Two float64 tables over frames, positions and classes; utterances come shortest first.
+        needed = 16 * len(emissions[b]) * length * classes
+        full = groups and (len(groups[-1]) + 1) * needed > _BATCH_BYTES
+        if not groups or full or len(groups[-1]) >= batch_size:
+            groups.append([])
+            length = len(canonicals[b]) + 1
+        groups[-1].append(b)
+    return groups
 
 
 def phone_bigram(

@@ -23,7 +23,7 @@ __all__ = ["Batch", "BatchPosteriors", "best_paths", "forward_backward", "log_li
 
 IMPOSSIBLE = -1e9
 # A score below this went through something impossible; real scores are far above.
-_NO_PATH = -1e8
+NO_PATH = -1e8
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ def _paths(
     trace = trace_TB5.cpu().numpy()
     paths: list[Path | None] = []
     for b, frames in enumerate(batch.frames.tolist()):
-        if scores[b] < _NO_PATH:
+        if scores[b] < NO_PATH:
             paths.append(None)
             continue
         phone, starts, kind, position, passed = trace[:frames, b].T
@@ -453,7 +453,7 @@ def _forward_backward(batch: Batch) -> BatchPosteriors:
     tail_BS = _tails(batch)
     end_BS = torch.logaddexp(rest_BS, phone_BSC.logsumexp(-1)) + tail_BS
     total_B = end_BS.logsumexp(-1)
-    alive_B = total_B > _NO_PATH
+    alive_B = total_B > NO_PATH
 
     def probability(values: torch.Tensor, on_B: torch.Tensor) -> torch.Tensor:
         shape = (-1, *[1] * (values.ndim - 1))
