@@ -420,7 +420,9 @@ def figures_of(found: Mapping[str, Mapping[str, Any]], best: str) -> list[Figure
     except ImportError:
         return []
     order = sorted(found, key=lambda name: np.mean(found[name]["rates"][best]))
-    arms = [arm for arm in ARMS if arm in found[order[0]]["rates"]]
+    # What has learnt nothing is far above all others, and would press them together.
+    rates = found[order[0]]["rates"]
+    arms = [arm for arm in ARMS if arm in rates and arm not in ("untrained", "silence")]
     words = []
     for index, arm in enumerate(arms):
         shown = [float(np.mean(found[name]["rates"][arm])) for name in order]
