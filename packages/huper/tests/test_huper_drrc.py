@@ -4,11 +4,19 @@ Tests that draw numbers compare with exact expectations and allow six standard e
 chance with probability 2e-9.
 """
 
+import copy
+
 import numpy as np
 import pytest
 
-from modicum.huper import drrc
+from modicum.core.experiment import Experiment, RunContext
+from modicum.huper import drrc, espeak, selftrain
+from modicum.huper.corpus import Item
 from modicum.huper.drrc import doubly_robust_risk, effective_sample_size, folds_of, propensities
+from modicum.huper.experiments import PACKAGE, doubly_robust
+from modicum.huper.experiments._world import Sizes, World
+from modicum.huper.tiny import TinyConfig, TinyConvCTC
+from modicum.huper.training import train
 
 CHANCE = 6.0
 """Standard errors: a normal variable is beyond with probability 2e-9."""
@@ -181,3 +189,123 @@ def test_equal_weights_are_as_many_as_there_are():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# The experiment -----------------------------------------------------------------------------------
+
+SHORT = doubly_robust.Plan(2, 20_000, 0)
+
+
+def context(path):
+    made = Experiment("doubly_robust", PACKAGE, "title", "summary", doubly_robust.run)
+    return RunContext(made, path)
+
+
+def test_the_short_form_holds(monkeypatch, tmp_path):
+    monkeypatch.setattr(doubly_robust, "QUICK", SHORT)
+    result = doubly_robust.run(context(tmp_path))
+    # The draws of this seed are within three standard errors; others would not be, once in 70.
+    assert [claim.holds for claim in result.claims] == [True] * 3
+    assert len(result.tables[0].rows) == 7
+
+
+def test_exact_means_are_those_of_many_draws():
+    # A mean of two million draws is within six standard errors but for 2e-9.
+    rng = np.random.default_rng(11)
+    x_N, loss_N, known_N = doubly_robust.draw(2_000_000, rng)
+    exact = doubly_robust.expected()
+    mine_N = loss_N[known_N > 0]
+    error = mine_N.std() / np.sqrt(len(mine_N))
+    assert abs(mine_N.mean() - exact["labelled only"]) < CHANCE * error
+    terms_N = (1 - x_N) + known_N / doubly_robust.WRONG * (loss_N - (1 - x_N))
+    error = terms_N.std() / np.sqrt(len(terms_N))
+    assert abs(terms_N.mean() - exact["both wrong"]) < CHANCE * error
+    assert abs(exact["both wrong"] - TRUTH) > 20 * error
+
+
+def test_a_wrong_estimator_is_noticed(monkeypatch):
+    def without_correction(true, proxy, labelled, propensity, **_):
+        return drrc.Risk(float(np.mean(proxy)), float(np.std(proxy) / len(proxy) ** 0.5), 1, 0)
+
+    monkeypatch.setattr(doubly_robust.drrc, "doubly_robust_risk", without_correction)
+    draws = doubly_robust.repeated(SHORT, 0)
+    claims = {claim.name: claim for claim in doubly_robust.draws_claims(draws, SHORT)}
+    assert claims["twice"].holds is False and claims["bias"].holds is False
+
+
+def test_mostly_speakers_with_few_rules_are_labelled():
+    rng = np.random.default_rng(12)
+    names = [f"rule {number}" for number in range(16)]
+    items = [
+        Item(str(number), extra={"rules": names[: int(rng.binomial(16, 0.85))]})
+        for number in range(4000)
+    ]
+    known_N = doubly_robust.chosen(items, 1)
+    few_N = np.array([doubly_robust.few_rules(item)[0] for item in items]) > 0
+    # Binomial with 800 and 3,200 trials: six standard deviations.
+    assert abs(known_N[few_N].mean() - doubly_robust.LIKELY) < 6 * 0.5 / np.sqrt(few_N.sum())
+    assert abs(known_N[~few_N].mean() - doubly_robust.UNLIKELY) < 6 * 0.2 / np.sqrt((~few_N).sum())
+    assert (known_N == doubly_robust.chosen(items, 1)).all()
+
+
+def arms_of(rates):
+    rng = np.random.default_rng(13)
+    return {
+        arm: [
+            {
+                "test": {"wrong": rng.binomial(20, rate, 200).tolist(), "total": [20] * 200},
+                "labelled": 80, "few": 60, "size": 30.0,
+            }
+            for _ in range(3)
+        ]
+        for arm, rate in zip(doubly_robust.ARMS, rates, strict=True)
+    }  # fmt: skip
+
+
+def test_the_weights_may_win_and_lose():
+    assert doubly_robust.training_claim(arms_of((0.2, 0.2, 0.1, 0.1)), 0).holds is True
+    lost = doubly_robust.training_claim(arms_of((0.2, 0.1, 0.1, 0.15)), 0)
+    assert lost.holds is False and lost.measured == pytest.approx(1.5, rel=0.15)
+    table = doubly_robust.training_table(arms_of((0.2, 0.1, 0.1, 0.15)), 0)
+    assert [row[0] for row in table.rows] == list(doubly_robust.ARMS)
+
+
+@pytest.mark.skipif(not espeak.available(), reason="espeak-ng is not installed")
+def test_every_arm_learns_what_it_says(monkeypatch, tmp_path):
+    fresh = TinyConvCTC(config=TinyConfig(width=8, dilations=(1,)))
+    monkeypatch.setattr(World, "fresh", lambda self: copy.deepcopy(fresh))
+    # Of every second utterance the label is known.
+    monkeypatch.setattr(doubly_robust, "chosen", lambda items, seed: np.arange(len(items)) % 2 == 0)
+    seen = []
+
+    def learn(model, utterances, *rest, **more):
+        seen.append(list(utterances))
+        return train(model, utterances, *rest, **more)
+
+    for place in (doubly_robust, selftrain):
+        monkeypatch.setattr(place, "train", learn)
+    monkeypatch.setitem(selftrain.self_train.__kwdefaults__, "learn", learn)
+    made = World(tmp_path, 1, Sizes(4, 4, 0, 2, first=1, later=1, length=(1, 1)))
+    items = [*made.items["labelled"], *made.items["unlabelled"]]
+    real = {item.id: item.real_phonemes for item in items[::2]}
+    others = {item.id for item in items[1::2]}
+    found = {}
+    for arm in doubly_robust.ARMS:
+        seen.clear()
+        found[arm] = doubly_robust.measure(made, arm, context(tmp_path / arm))
+        assert {one.id: one.phones for one in seen[0]} == real
+        last = seen[-1]
+        if arm == "proxy only":
+            assert not {one.id for one in last} & set(real)
+            assert {one.id.removeprefix("proxy-") for one in last} <= {*real, *others}
+        elif arm == "both":
+            assert {one.id: one.phones for one in last if one.id in real} == real
+            assert {one.weight for one in last} == {1.0}
+        elif arm == "doubly robust":
+            # The weights of an utterance sum to one, whichever labels it has.
+            totals = {}
+            for one in last:
+                totals[one.id] = totals.get(one.id, 0) + one.weight
+            assert all(total == pytest.approx(1) for total in totals.values())
+    assert found["doubly robust"]["size"] > 0 and found["both"]["size"] is None
+    assert all(one["labelled"] == 4 for one in found.values())

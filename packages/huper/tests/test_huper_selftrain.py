@@ -121,7 +121,7 @@ def learnt(utterances):
 
 
 def test_a_round_learns_the_best_path_of_sound_and_dictionary(world):
-    labelled, others, dev, ear = world
+    labelled, others, _, ear = world
     learning = Learning()
     found = self_train(ear, labelled, others, keep=1.0, learn=learning, lam=0.7)
     first, second = learning.seen
@@ -214,6 +214,7 @@ def test_a_round_that_is_worse_is_turned_down(world):
     found = self_train(ear, labelled, others, rounds=3, dev=dev, learn=learning)
     assert len(learning.seen) == 3 and len(found.rounds) == 3
     assert found.best == 1 and found.model.wrong == 0.1 and found.first.wrong == 0.3
+    assert found.last.wrong == 0.2
     assert "rose" in found.stopped and "round 2" in found.stopped
     pers = [one.dev_per for one in found.rounds]
     assert pers[1] < pers[2] and pers[1] < pers[0]
@@ -412,7 +413,7 @@ def test_items_that_lack_something_are_named(world):
         call([replace(labelled[0], samples=None)])
     with pytest.raises(ValueError, match="labelled: id 'u000' comes twice"):
         call([labelled[0], labelled[0]])
-    with pytest.raises(ValueError, match="utterance 'u001'.*'QX'"):
+    with pytest.raises(ValueError, match=r"utterance 'u001'.*'QX'"):
         call([labelled[0], replace(labelled[1], phonemes=("QX",))])
     with pytest.raises(ValueError, match="unlabelled-0 has 1 parts"):
         call(labelled, [(others[0].samples,)])
@@ -466,7 +467,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
     fresh = TinyConvCTC(config=TinyConfig(width=8, dilations=(1,)))
     assert torch.equal(given["recognizer"].head.weight, fresh.head.weight)
     with (
-        pytest.raises(ValueError, match="other settings|belongs to|another"),
+        pytest.raises(ValueError, match=r"lam = 1\.0, not 0\.5"),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")

@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -41,12 +41,17 @@ from modicum.huper.recognizer import AcousticModel, Recognizer
 from modicum.huper.tiny import TinyConvCTC
 from modicum.huper.training import Labelled, TrainingConfig, train
 
+if TYPE_CHECKING:
+    from modicum.huper.corrector import CorrectorConfig
+    from modicum.huper.corrector_training import CorrectorTraining
+
 __all__ = [
     "Evidence",
     "FitLabels",
     "Fitted",
     "LabelReport",
     "Labels",
+    "Neural",
     "Round",
     "SelfTraining",
     "evidence_of",
@@ -104,6 +109,58 @@ class Fitted(Protocol):
 
 FitLabels = Callable[[Sequence[Evidence], Sequence[Evidence], PhoneSet], Fitted]
 """Takes evidence of labelled and of other utterances and the phones; gives what makes labels."""
+
+
+@dataclass(frozen=True)
+class Neural:
+    """Labels of a `modicum.huper.corrector.Corrector` that is trained for the purpose.
+
+    It learns what the recognizer hears in the transcribed utterances and what is said in the
+    labelled ones, in memory. It takes many utterances to learn what a phone sounds like: a few
+    hundred are better served by ``corrector="channel"``.
+
+    Attributes
+    ----------
+    config, training
+        Sizes and recipe; the published ones if None.
+    use_labelled
+        Whether it learns from realized phones too.
+    min_confidence
+        Less likely edits are not carried out.
+    device, seed
+        Of its training.
+    """
+
+    config: CorrectorConfig | None = None
+    training: CorrectorTraining | None = None
+    use_labelled: bool = True
+    min_confidence: float = 0.0
+    device: str = "auto"
+    seed: int = 0
+
+    def __call__(
+        self, labelled: Sequence[Evidence], unlabelled: Sequence[Evidence], phones: PhoneSet
+    ) -> Fitted:
+        """Train it."""
+        from modicum.huper.corrector import Corrector
+        from modicum.huper.corrector_training import CorrectorTraining, Example
+
+        examples = [Example(one.logprobs, one.canonical, one.heard, one.id) for one in unlabelled]
+        if self.use_labelled:
+            examples += [
+                Example(one.logprobs, one.canonical, one.realized or (), one.id) for one in labelled
+            ]
+        corrector = Corrector(phones, self.config, seed=self.seed)
+        training = CorrectorTraining(seed=self.seed) if self.training is None else self.training
+        corrector.fit(examples, training, device=self.device)
+
+        def make(evidence: Evidence) -> tuple[str, ...]:
+            found = corrector.correct(
+                evidence.logprobs, evidence.canonical, min_confidence=self.min_confidence
+            )
+            return found.phones
+
+        return make
 
 
 @dataclass(frozen=True)
@@ -169,8 +226,8 @@ class SelfTraining:
     ----------
     model
         The recognizer of round `best`.
-    first
-        That of round 0.
+    first, last
+        That of round 0, and that of the last round, which may have been turned down.
     channel
         What the labelled pairs say of edits.
     rounds
@@ -183,6 +240,7 @@ class SelfTraining:
 
     model: AcousticModel
     first: AcousticModel
+    last: AcousticModel
     channel: EditChannel
     rounds: list[Round] = field(default_factory=list)
     best: int = 0
@@ -289,8 +347,8 @@ def self_train(
         From text to canonical phones, for items without ``phonemes``.
     corrector
         What makes labels: ``"channel"``, edits counted on the labelled pairs and decoded exactly;
-        ``"neural"``, a `modicum.huper.corrector.Corrector`; ``"none"``, the bottom-up phones as
-        they are, without dropping any; or a function, see `FitLabels`.
+        ``"neural"``, a network with its published sizes, see `Neural` for others; ``"none"``, the
+        bottom-up phones as they are, without dropping any; or a function, see `FitLabels`.
     rounds
         At most how many. With a dev set a round whose phone error rate rises is turned down and
         ends the loop.
@@ -360,7 +418,7 @@ def self_train(
             [item.labelled() for item in known], first_config, _under(root, "round-0", "net")
         )
     channel = EditChannel.fit(_pairs(known), context=context, phones=phones)
-    found = SelfTraining(model, model, channel, [Round(0, trainer.dev_per(model))])
+    found = SelfTraining(model, model, model, channel, [Round(0, trainer.dev_per(model))])
     proxies: list[Item] = []
     if drrc == "aipw" and rounds:
         proxies = _crossed_labels(
@@ -388,6 +446,7 @@ def self_train(
         done = Round(number, trainer.dev_per(candidate), labels, size)
         before = found.rounds[-1].dev_per
         found.rounds.append(done)
+        found.last = candidate
         if before is not None and done.dev_per is not None and done.dev_per > before:
             found.stopped = (
                 f"the phone error rate on the dev set rose from {before:.4f} to "
@@ -521,7 +580,7 @@ def make_labels(
     # One network gives one set of labels: a file of another is not gone on with.
     settings = {
         "network": _network(model),
-        "corrector": corrector if isinstance(corrector, str) else repr(corrector),
+        "corrector": _named(corrector),
         "lam": lam,
         "channel": _digest([channel.sub_counts, channel.del_counts, channel.ins_counts]),
         "pairs": hashlib.sha256(repr(_pairs(labelled)).encode()).hexdigest(),
@@ -660,7 +719,7 @@ def _fitted(
     if corrector == "none":
         return _heard
     if isinstance(corrector, str):
-        raise ValueError(f"corrector must be one of {', '.join(_CORRECTORS)}, not {corrector!r}")
+        corrector = Neural()
     # What is not known of the others stays unknown, also where a simulation knows it.
     unseen = [replace(item, real_phonemes=None) for item in unlabelled]
     return corrector(evidence_of(model, labelled), evidence_of(model, unseen), model.phones)
@@ -788,6 +847,14 @@ def _factory(recognizer: Any, seed: int) -> Callable[[], Any]:
             f"{type(model).__name__}"
         )
     return model
+
+
+def _named(corrector: str | FitLabels) -> str:
+    """Name what makes labels, the same in every process."""
+    if isinstance(corrector, str):
+        return corrector
+    name = getattr(corrector, "__qualname__", None)
+    return repr(corrector) if name is None else str(name)
 
 
 def _network(model: Any) -> str:

@@ -36,6 +36,18 @@ EXPERIMENTS = [
         " throughput beside forced alignment.",
     ),
     _experiment(
+        "labels",
+        "Labels of ear and dictionary together, beside either alone",
+        "Error of labels by what they are made of, and of the networks that learn from them, over"
+        " worlds of synthetic speech.",
+    ),
+    _experiment(
+        "doubly_robust",
+        "The doubly robust risk has two ways to be right",
+        "Estimates beside exact means, and recognizers where mostly one kind of speaker was"
+        " labelled.",
+    ),
+    _experiment(
         "languages",
         "Languages that the networks have never heard",
         "Feature error of networks of realized, canonical and few labels on languages that"
