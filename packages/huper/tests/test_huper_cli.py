@@ -1,5 +1,6 @@
 """The command line: what commands print and write, exit statuses, and what is refused."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -16,8 +17,11 @@ from modicum.huper.cli import app
 from modicum.huper.cli.corpora import labelled
 from modicum.huper.cli.show import cell
 from modicum.huper.formats import read_textgrid
+from modicum.huper.g2p import Dict
 from modicum.huper.graph import fused_decode
 from modicum.huper.recognizer import Recognizer
+from modicum.huper.simulate import EspeakWorld
+from modicum.huper.system import HuPER
 from modicum.huper.tiny import TinyConvCTC
 from modicum.huper.transcript import Transcript
 
@@ -320,6 +324,123 @@ def test_a_recording_without_text_is_reported(run):
     for command in ("align", "score"):
         status, shown, errors = run(command, FIRST)
         assert status == 1 and not shown and "there is no text of the recording" in errors
+
+
+# Systems ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dictionary(tmp_path_factory):
+    """Give a file with the words of the fixture."""
+    world = EspeakWorld("rules", seed=20, words=80, heldout=20, length=(2, 3))
+    path = tmp_path_factory.mktemp("words") / "words.txt"
+    entries = world.g2p.entries.items()
+    path.write_text("".join(f"{word}  {' '.join(phones[0])}\n" for word, phones in entries))
+    return path
+
+
+def test_transcribe_near_a_text(run, counted, dictionary):
+    item = corpus.load(TEST)[0]
+    given = ["--channel", counted, "--g2p", dictionary]
+    system = HuPER(
+        Recognizer.from_pretrained("tiny"), EditChannel.load(counted), g2p=Dict(dictionary)
+    )
+    expected = system(item.audio_path, text=item.text, paths=True)
+    status, shown, errors = run(
+        "transcribe", FIRST, "--text", item.text, *given, "--paths", "--json"
+    )
+    assert (status, errors) == (0, "")
+    found = Transcript.from_dict(json.loads(shown))
+    assert found == expected and found.trace["path"] == "reference"
+    assert [word.text for word in found.words] == item.text.split()
+    shown = run("transcribe", FIRST, "--text", item.text, *given, "--paths")[1].splitlines()
+    assert shown[0].split() == list(found.phones) and shown[1].split("\t")[1] == "bottom-up"
+    # Texts of a corpus, or its canonical phones, are used when that is asked for.
+    rows = [
+        json.loads(line) for line in run("transcribe", TEST, "--use-text", "--json")[1].splitlines()
+    ]
+    assert {row["trace"]["path"] for row in rows} <= {"reference", "bottom-up"}
+    assert all(row["trace"]["evidence_ratio"] is not None for row in rows)
+    # A text of something else is not believed.
+    given = ["--text", corpus.load(TEST)[3].text, "--g2p", dictionary, "--json"]
+    assert json.loads(run("transcribe", FIRST, *given)[1])["trace"]["path"] == "bottom-up"
+
+
+def test_calibrate_writes_a_system_that_transcribe_takes(run, counted, dictionary, tmp_path):
+    noisy = tmp_path / "noisy.jsonl"
+    given = ["--distort", "clean", "--distort", "white=0", "--out", noisy]
+    assert run("simulate", TRAIN, *given)[0] == 0
+    out = tmp_path / "system"
+    given = ["calibrate", noisy, "--wrong", "0.3", "--channel", counted, "--out", out, "--json"]
+    with pytest.warns(UserWarning, match="24 utterances calibrate"):
+        status, shown, _ = run(*given, "--test", TEST)
+    assert status == 0
+    found = json.loads(shown)
+    dev = found["dev"]["reference"]
+    assert dev["items"] == 48 and dev["utterances"] == 24
+    assert dev["risk"] <= min(dev["bottom_up"], dev["top_down"])
+    assert found["test"]["items"] == 6 and found["scheduler"]["policy"] == "llr"
+    status, shown, errors = run("transcribe", TEST, "--model", out, "--use-text", "--json")
+    assert (status, errors) == (0, "")
+    assert json.loads(shown.splitlines()[0])["trace"]["policy"] == "llr"
+    assert "has its own channel" in refused(
+        run, "transcribe", FIRST, "--model", out, "--text", "x", "--channel", counted
+    )
+    # The utterances that chose the rule must not judge it.
+    with pytest.warns(UserWarning):
+        status, _, errors = run(*given, "--test", noisy)
+    assert status == 2 and "labelled-00000" in errors
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["calibrate", TEST, "--policy", "magic"], "--policy must be one of"),
+        (["calibrate", TEST, "--scope", "word"], "--scope must be one of"),
+        (["calibrate", TEST, "--lam", "0"], "--lam must be positive"),
+        (["calibrate", "no/corpus.jsonl"], "no/corpus.jsonl"),
+        (["transcribe", FIRST, "--text", "a", "--decode", "beam"], "for the ear alone"),
+        (["transcribe", FIRST, "--g2p", "espeak"], "for texts: give --text or --use-text"),
+        (["transcribe", TEST, "--text", "a"], "--text is for one recording"),
+    ],
+)
+def test_systems_refuse(run, tmp_path, given, message):
+    assert message in refused(run, *given, "--out", tmp_path / "out")
+
+
+def test_plots_are_drawn(run, counted, tmp_path):
+    pytest.importorskip("matplotlib")
+    noisy = tmp_path / "noisy.jsonl"
+    given = ["--distort", "clean", "--distort", "white=0", "--out", noisy]
+    assert run("simulate", TEST, *given)[0] == 0
+    row = corpus.load(TEST)[0]
+    near = ["--channel", counted]
+    words = tmp_path / "words.txt"
+    words.write_text(f"{row.text.replace(' ', '-')}  {' '.join(row.phonemes)}\n")
+    calls = [
+        ["posteriorgram", FIRST],
+        ["posteriorgram", FIRST, "--text", row.text.replace(" ", "-"), "--g2p", words, *near],
+        ["confusions", TEST, TEST, "--hyp-label", "canonical"],
+        ["reliability", noisy],
+        ["evidence", noisy, "--wrong", "0.5", *near],
+        ["noise", noisy, *near],
+    ]
+    for number, call in enumerate(calls):
+        out = tmp_path / "pictures" / f"{number}.svg"
+        status, shown, errors = run("plot", *call, "--out", out)
+        assert status == 0 and shown.strip() == str(out), errors
+        assert "<svg" in out.read_text(encoding="utf-8")
+    assert "needs white, babble or clean" in refused(
+        run, "plot", "noise", band_limited(tmp_path), "--out", tmp_path / "x.png"
+    )
+    assert "has 6" in refused(run, "plot", "posteriorgram", TEST, "--out", tmp_path / "x.png")
+
+
+def band_limited(folder):
+    items = [
+        dataclasses.replace(one, extra={"distortion": "band=8000"}) for one in corpus.load(TEST)
+    ]
+    return corpus.write_jsonl(items, folder / "band.jsonl")
 
 
 # Judging ------------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ import typer
 
 from modicum.core.cli import method_main
 from modicum.huper.cli.aligning import align, score
+from modicum.huper.cli.drawing import confusions, evidence, noise, posteriorgram, reliability
 from modicum.huper.cli.judging import evaluate
 from modicum.huper.cli.listening import transcribe
 from modicum.huper.cli.references import channel
+from modicum.huper.cli.routing import calibrate
 from modicum.huper.cli.selftraining import label, self_train
 from modicum.huper.cli.training import train
 from modicum.huper.cli.worlds import simulate, world
@@ -19,6 +21,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+)
+plots = typer.Typer(
+    help="Pictures of recordings, of confusions, and of when to believe what.",
+    no_args_is_help=True,
 )
 
 
@@ -43,7 +49,17 @@ _add(
     train=train,
     label=label,
     self_train=self_train,
+    calibrate=calibrate,
 )
+_add(
+    plots,
+    posteriorgram=posteriorgram,
+    confusions=confusions,
+    reliability=reliability,
+    evidence=evidence,
+    noise=noise,
+)
+app.add_typer(plots, name="plot")
 
 
 def __getattr__(name: str) -> Any:

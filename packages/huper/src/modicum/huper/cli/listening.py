@@ -1,15 +1,16 @@
 """The command ``transcribe``: phones from audio."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modicum.huper.cli import options
+from modicum.huper.cli import options, references
 from modicum.huper.cli.inputs import items_of, sound_of, work_through
+from modicum.huper.cli.routing import Lexicon, System, is_system, system_of
 from modicum.huper.cli.show import bars
 
 if TYPE_CHECKING:
@@ -21,18 +22,42 @@ __all__ = ["check_targets", "tell", "transcribe", "with_transcript", "write_file
 
 def transcribe(
     audio: options.Audio,
-    model: options.Model = "tiny",
+    text: references.Text = None,
+    use_text: Annotated[
+        bool,
+        typer.Option(
+            "--use-text",
+            help="Take the texts, or else the canonical phones, of lists and corpora into account.",
+            rich_help_panel=options.REFERENCE,
+        ),
+    ] = False,
+    g2p: references.Pronouncing = None,
+    channel: references.Channel = None,
+    lexicon: Lexicon = None,
+    model: System = "tiny",
     decode: Annotated[
-        str, typer.Option(help="How phones are read off.", rich_help_panel=options.MODEL)
+        str,
+        typer.Option(
+            help="How the ear reads phones off: greedy, beam or lattice.",
+            rich_help_panel=options.MODEL,
+        ),
     ] = "greedy",
     inventory: Annotated[
         str | None,
         typer.Option(
-            help="The only phones that may be heard, with commas.",
+            help="The only phones that the ear may hear, with commas.",
             rich_help_panel=options.MODEL,
             show_default=False,
         ),
     ] = None,
+    paths: Annotated[
+        bool,
+        typer.Option(
+            "--paths",
+            help="Also say what the other paths would have answered.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
     out: options.Out = None,
     textgrid: options.TextGrid = None,
     ctm: options.Ctm = None,
@@ -47,40 +72,44 @@ def transcribe(
 ) -> None:
     """Say which phones are spoken in recordings.
 
+    Without a text it is what the ear says. With --text, --use-text, --lexicon or the folder of a
+    system as the model, the path is chosen for each recording: the ear, or what it says near the
+    text; field trace says which and why.
+
     Prints a line for each recording: its name and the phones with spaces between them, or with
     --json an object with times, confidences and all else. A recording that cannot be read is
     reported, the others go on, and the status is 1.
     """
-    from modicum.huper.recognizer import Recognizer
-    from modicum.huper.recognizer import decode as read_off
-
     items = items_of(audio)
     check_targets(items, textgrid)
-    recognizer = Recognizer.from_pretrained(model, device=device)
     allowed = None if inventory is None else options.words_of(inventory, "--inventory")
-    # Wrong options are refused before any recording is read.
-    read_off(_nothing(recognizer), decode, inventory=allowed)
-
-    def listen(batch: "Sequence[Item]") -> "list[Item]":
-        sounds = [sound_of(one) for one in batch]
-        found = recognizer.transcribe(
-            sounds[0] if len(sounds) == 1 else sounds,
-            decode=decode,
-            inventory=allowed,
-            batch_size=batch_size,
-        )
-        return [with_transcript(*pair) for pair in zip(batch, found, strict=True)]
-
+    near = text is not None or use_text
+    whole = near or lexicon is not None or paths or is_system(model)
+    if whole and (decode != "greedy" or allowed is not None):
+        raise ValueError("--decode and --inventory are for the ear alone, without a text or system")
+    if not near and (g2p is not None or (channel is not None and lexicon is None)):
+        raise ValueError("--g2p and --channel are for texts: give --text or --use-text")
+    work = (
+        _by_system(items, model, text, near, g2p, channel, lexicon, paths, batch_size, device)
+        if whole
+        else _by_ear(model, decode, allowed, batch_size, device)
+    )
     settings = {
         "command": "transcribe",
         "model": model,
         "decode": decode,
         "inventory": allowed,
+        "text": text,
+        "use_text": use_text,
+        "g2p": g2p,
+        "channel": None if channel is None else str(channel),
+        "lexicon": None if lexicon is None else str(lexicon),
+        "paths": paths,
     }
     with bars(quiet) as bar:
         done, failures = work_through(
             items,
-            listen,
+            work,
             out=out,
             settings=settings,
             open_bar=bar,
@@ -90,8 +119,62 @@ def transcribe(
         )
     write_files(done, textgrid, ctm, single=len(items) == 1)
     tell(done, as_json, "ipa" if ipa else "phones", single=len(items) == 1)
+    if paths and not as_json:
+        for item in done:
+            for one in item.extra["hypotheses"]:
+                typer.echo(f"{item.id}\t{one['path']}\t{' '.join(one['phones'])}")
     if failures:
         raise typer.Exit(1)
+
+
+Work = Callable[["Sequence[Item]"], "Sequence[Item]"]
+
+
+def _by_ear(
+    model: str, decode: str, inventory: list[str] | None, batch_size: int, device: str
+) -> Work:
+    from modicum.huper.recognizer import Recognizer
+    from modicum.huper.recognizer import decode as read_off
+
+    recognizer = Recognizer.from_pretrained(model, device=device)
+    # Wrong options are refused before any recording is read.
+    read_off(_nothing(recognizer), decode, inventory=inventory)
+
+    def listen(batch: "Sequence[Item]") -> "list[Item]":
+        sounds = [sound_of(one) for one in batch]
+        found = recognizer.transcribe(
+            sounds[0] if len(sounds) == 1 else sounds,
+            decode=decode,
+            inventory=inventory,
+            batch_size=batch_size,
+        )
+        return [with_transcript(*pair) for pair in zip(batch, found, strict=True)]
+
+    return listen
+
+
+def _by_system(
+    items: "Sequence[Item]",
+    model: str,
+    text: str | None,
+    near: bool,
+    g2p: str | None,
+    channel: Path | None,
+    lexicon: Path | None,
+    paths: bool,
+    batch_size: int,
+    device: str,
+) -> Work:
+    system = system_of(model, channel=channel, lexicon=lexicon, device=device)
+    wanted = references.Wanted(items, text, g2p) if near else None
+
+    def listen(batch: "Sequence[Item]") -> "list[Item]":
+        sounds = [sound_of(one) for one in batch]
+        texts = None if wanted is None else [wanted.words(one) for one in batch]
+        found = system(sounds, text=texts, paths=paths, batch_size=batch_size)
+        return [with_transcript(*pair) for pair in zip(batch, found, strict=True)]
+
+    return listen
 
 
 def _nothing(recognizer: Any) -> Any:

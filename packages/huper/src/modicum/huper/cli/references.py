@@ -144,6 +144,21 @@ class Wanted:
             raise ValueError("there is no text of the recording")
         return self.g2p(text)
 
+    def words(self, item: "Item") -> "list[Word]":
+        """Return its words; canonical phones without known words are one word.
+
+        Raises
+        ------
+        ValueError
+            As for a call.
+        """
+        from modicum.huper.g2p import Word
+
+        found = self(item)
+        if found and isinstance(found[0], Word):
+            return list(found)  # type: ignore[arg-type]
+        return [Word(item.text or item.id, tuple(map(str, found)))]
+
 
 # Channels ---------------------------------------------------------------------------------------
 
