@@ -1,5 +1,6 @@
 """The routing experiment: rules come from dev utterances, sums and tables are what they say."""
 
+import functools
 import math
 
 import pytest
@@ -46,6 +47,7 @@ def claim(name: str):
     return next(one for one in judged_claims() if one.name == name)
 
 
+@functools.cache
 def judged_claims():
     made = judged()
     return [
