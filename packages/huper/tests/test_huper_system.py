@@ -165,6 +165,12 @@ def test_other_pronunciations_are_heard():
         found = system(model.recording(spoken(said)), 16_000, "tomato tea")
         assert found.canonical == (*said, "T", "IY")
         assert found.words[0].canonical == said
+    # Each of many words may be said in its own way: their number does not matter.
+    ways = ["EY", "AA", "AA", "EY", "AA", "EY"]
+    said = [phone for vowel in ways for phone in ("T", "AH", "M", vowel, "T", "OW")]
+    found = system(model.recording(spoken(said)), 16_000, "tomato " * 6)
+    assert [word.canonical[3] for word in found.words] == ways
+    assert found.phones == tuple(said)
 
 
 def test_insertions_between_words_belong_to_the_one_before():

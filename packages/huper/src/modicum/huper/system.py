@@ -11,7 +11,6 @@ Shape suffixes: T frames, C classes, W windows.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -31,7 +30,7 @@ from modicum.huper import scheduler as scheduling
 from modicum.huper.audio import SAMPLE_RATE
 from modicum.huper.channel import EditChannel
 from modicum.huper.emissions import Emissions
-from modicum.huper.g2p import Word
+from modicum.huper.g2p import Word, phones_of
 from modicum.huper.graph.viterbi import Alignment, fused_decode
 from modicum.huper.perceiver import Perceiver, Reading
 from modicum.huper.phones import PhoneSet
@@ -51,15 +50,12 @@ _RECOGNIZER = "recognizer"
 _PERCEIVER = "perceiver.json"
 _FORMAT = 1
 
-_MOST_REFERENCES = 16
-"""Most combinations of the pronunciations of a text's words."""
-
 Cost = Callable[[Sequence[str], Sequence[str]], float]
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """Words with one pronunciation each, as ids' symbols, and what speaks for them."""
+    """Words that the Perceiver found, with their phones, and what speaks for them."""
 
     words: tuple[tuple[str, tuple[str, ...]], ...]
     weight: float = 0.0
@@ -182,7 +178,7 @@ class HuPER:
                 f"{len(recordings)} recordings need as many texts, or None, got {len(texts)}"
             )
         # Bad texts are found before the long work.
-        references = [None if one is None else self._references(one) for one in texts]
+        words = [None if one is None else self._words_of(one) for one in texts]
         emissions = self.recognizer.emissions(
             recordings, SAMPLE_RATE, batch_size=batch_size, progress=progress
         )
@@ -190,7 +186,7 @@ class HuPER:
             _Case(
                 self,
                 emissions.utterance(b),
-                references[b],
+                words[b],
                 self._voiced(recordings[b], int(emissions.lengths[b])),
             ).answer(self.scheduler, paths)
             for b in range(len(recordings))
@@ -200,8 +196,8 @@ class HuPER:
     def _voiced(self, samples_N: np.ndarray, frames: int) -> np.ndarray | None:
         return None if self.scheduler.frames != "vad" else scheduling.voiced(samples_N, frames)
 
-    def _references(self, text: Any) -> list[_Reference]:
-        """List the combinations of pronunciations of a text, those listed first in front."""
+    def _words_of(self, text: Any) -> list[Word]:
+        """Return the words of a text, their phones by the names that they have here."""
         if isinstance(text, str):
             if self.g2p is None:
                 raise ValueError(f"the text {text!r} needs a g2p, e.g. HuPER(…, g2p=g2p.Espeak())")
@@ -210,20 +206,14 @@ class HuPER:
             words = list(text)
             if not all(isinstance(word, Word) for word in words):
                 raise ValueError(f"a text is a string or a list of g2p.Word, got {text!r}")
-        choices = [
-            list(
-                dict.fromkeys(
-                    self.phones.canonicalise(one, word=word.text) for one in word.pronunciations
-                )
-            )
-            for word in words
-        ]
-        found: dict[tuple[str, ...], _Reference] = {}
-        for chosen in itertools.islice(itertools.product(*choices), _MOST_REFERENCES):
-            pairs = zip((word.text for word in words), chosen, strict=True)
-            reference = _Reference(tuple(pairs))
-            found.setdefault(reference.canonical, reference)
-        return list(found.values())
+        found = []
+        for word in words:
+            forms = [self.phones.canonicalise(one, word=word.text) for one in word.pronunciations]
+            # What is no phone here, such as a pause, leaves nothing of some words.
+            forms = [one for one in dict.fromkeys(forms) if one]
+            if forms:
+                found.append(Word(word.text, forms[0], tuple(forms[1:])))
+        return found
 
     # Calibrating --------------------------------------------------------------------------------
 
@@ -266,22 +256,22 @@ class HuPER:
         found: list[scheduling.Item] = []
         for start in range(0, len(given), batch_size):
             part = given[start : start + batch_size]
-            references = [self._given(item) for item in part]
+            words = [self._given(item) for item in part]
             recordings = [recordings_of(*item.audio())[0] for item in part]
             emissions = self.recognizer.emissions(recordings, SAMPLE_RATE, batch_size=batch_size)
             for b, item in enumerate(part):
                 voiced = self._voiced(recordings[b], int(emissions.lengths[b]))
-                case = _Case(self, emissions.utterance(b), references[b], voiced)
+                case = _Case(self, emissions.utterance(b), words[b], voiced)
                 found.append(self._measured(item, case, cost))
                 if progress is not None:
                     progress.advance(1)
         return found
 
-    def _given(self, item: Item) -> list[_Reference] | None:
+    def _given(self, item: Item) -> list[Word] | None:
         if item.text is not None and self.g2p is not None:
-            return self._references(item.text)
+            return self._words_of(item.text)
         if item.phonemes is not None:
-            return self._references([Word(item.text or item.id, item.phonemes)])
+            return self._words_of([Word(item.text or item.id, item.phonemes)])
         if self.perceiver is None:
             raise ValueError(
                 f"{item.id!r} has neither a text, with a g2p, nor canonical phones, and there is "
@@ -292,7 +282,7 @@ class HuPER:
     def _measured(self, item: Item, case: _Case, cost: Cost) -> scheduling.Item:
         truth = self.phones.canonicalise(item.phones("realized"), word=item.id)
         path: Literal["reference", "hypothesis"] = (
-            "hypothesis" if case.references is None else "reference"
+            "hypothesis" if case.words is None else "reference"
         )
         full = case.full(path, self.scheduler)
         return scheduling.Item(
@@ -437,11 +427,11 @@ class _Case:
         self,
         system: HuPER,
         rows_TC: np.ndarray,
-        references: list[_Reference] | None,
+        words: list[Word] | None,
         voiced_T: np.ndarray | None,
     ) -> None:
         self.system, self.rows_TC = system, rows_TC
-        self.references, self.voiced_T = references, voiced_T
+        self.words, self.voiced_T = words, voiced_T
         self.blank = system.phones.blank
         self._full: dict[tuple[str, float], Alignment | None] = {}
 
@@ -503,11 +493,18 @@ class _Case:
         return self._full[key]
 
     def near(self, path: str, lam: float | np.ndarray) -> Alignment | None:
-        known = self.references if path == "reference" else self.hypotheses
+        if path == "reference":
+            assert self.words is not None
+            # Several pronunciations are parallel arcs of one graph.
+            several = any(word.alternatives for word in self.words)
+            told = self.words if several else phones_of(self.words)
+            found: Alignment = fused_decode(self.emissions, told, self.system.channel, lam=lam)
+            return None if found.reason is not None else found
+        known = self.hypotheses
         if not known:
             return None
         first, *others = known
-        found: Alignment = fused_decode(
+        found = fused_decode(
             self.emissions,
             first.canonical,
             self.system.channel,
@@ -533,7 +530,7 @@ class _Case:
             "rejected": {},
         }
         path: Literal["reference", "hypothesis"] | None = None
-        if self.references is not None:
+        if self.words is not None:
             path = "reference"
         elif system.perceiver is not None and self._may_be_used(scheduler, s):
             path = "hypothesis"
@@ -653,9 +650,7 @@ class _Case:
         names: tuple[Literal["hypothesis", "reference"], ...] = ("hypothesis", "reference")
         for name in names:
             possible = (
-                self.references is not None
-                if name == "reference"
-                else self.system.perceiver is not None
+                self.words is not None if name == "reference" else self.system.perceiver is not None
             )
             if name == taken or not possible:
                 continue
@@ -677,19 +672,25 @@ class _Case:
 
     def _words(self, alignment: Alignment, path: str | None) -> list[TimedWord]:
         """Give each word its phones: those of its canonical phones, and insertions behind them."""
-        known = self.references if path == "reference" else self.hypotheses
-        reference = next(one for one in known or () if one.canonical == alignment.canonical)
+        pairs: Sequence[tuple[str, tuple[str, ...]]]
+        if path == "hypothesis":
+            heard_by = (one for one in self.hypotheses if one.canonical == alignment.canonical)
+            pairs = next(heard_by).words
+        elif alignment.words:
+            pairs = [(word.text, word.canonical) for word in alignment.words]
+        else:
+            pairs = [(word.text, word.phones) for word in self.words or ()]
         owner: list[int] = []
-        for number, (_, phones) in enumerate(reference.words):
+        for number, (_, phones) in enumerate(pairs):
             owner += [number] * len(phones)
-        said: list[list[tuple[str, tuple[int, int]]]] = [[] for _ in reference.words]
+        said: list[list[tuple[str, tuple[int, int]]]] = [[] for _ in pairs]
         for edit in alignment.edits:
             if edit.phone is None or edit.span is None or not owner:
                 continue
             at = max(0, edit.index - 1) if edit.op == "ins" else edit.index
             said[owner[at]].append((edit.phone, edit.span))
         found = []
-        for (text, canonical), heard in zip(reference.words, said, strict=True):
+        for (text, canonical), heard in zip(pairs, said, strict=True):
             if not text:
                 continue  # Phones of a bigram are no word.
             span = None
