@@ -61,4 +61,10 @@ EXPERIMENTS = [
         "Error of the ear, the dictionary, both joined and calibrated rules over noise, rooms and"
         " codecs, with right and with wrong texts.",
     ),
+    _experiment(
+        "pronunciation",
+        "Errors of learners among the reductions of native speakers",
+        "Log-odds against what native speakers do beside the goodness of pronunciation: area under"
+        " the ROC, false alarms, and flaps that are flagged.",
+    ),
 ]
