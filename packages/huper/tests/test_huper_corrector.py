@@ -571,6 +571,23 @@ def test_flapping_is_learnt_from_the_synthetic_world():
     assert hits > 0.6 * (hits + misses) and false < hits
 
 
+@pytest.mark.gpu
+def test_a_gpu_says_and_learns_what_the_cpu_does():
+    rng = np.random.default_rng(0)
+    model = small()
+    audio = [frames(rng, length) for length in (20, 9)]
+    canonical = [drawn(rng, 5), drawn(rng, 3)]
+    expected = model.correct_many(audio, canonical)
+    found = model.cuda().correct_many(audio, canonical)
+    for one, two in zip(found, expected, strict=True):
+        assert one.op_probabilities == pytest.approx(two.op_probabilities, abs=2e-3)
+    items = list(zip(audio, canonical, canonical, strict=True))
+    recipe = CorrectorTraining(epochs=80, learning_rate=5e-3, validation=0.0)
+    report = model.fit(items, recipe, device="cuda")
+    assert report.losses[-1] < 0.1 < report.losses[0]
+    assert [one.phones for one in model.correct_many(audio, canonical)] == canonical
+
+
 # The public door --------------------------------------------------------------------------------
 
 

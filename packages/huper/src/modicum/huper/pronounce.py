@@ -470,9 +470,8 @@ def score(
 
     Forward and backward over every CTC path and every way to edit the canonical phones give the
     probability of each way, with the channel as the prior. What native speakers do is what the
-    channel gives a probability of at least `native_share` in that context, and what the dictionary
-    says. A phone is flagged when the best other way is likelier than the best native one by more
-    than `theta` nats.
+    channel gives a probability of at least `native_share`, and what the dictionary says. A phone is
+    flagged when the best other way is likelier than the best native one by more than `theta` nats.
 
     Parameters
     ----------
@@ -487,8 +486,9 @@ def score(
     canonical
         Instead of the text: phones as strings, or `g2p.Word`; a list of such for a batch.
     channel
-        Counted on native speakers: `EditChannel.fit` on pairs of dictionary and realized phones,
-        best with ``context="lr"``.
+        Counted on native speakers: `EditChannel.fit` on pairs of dictionary and realized phones.
+        With ``context="lr"`` it knows where they flap, but holds ways that were never seen for the
+        less likely the more often the context was, so that one `theta` suits contexts unequally.
     g2p
         What turns text into words.
     lam
