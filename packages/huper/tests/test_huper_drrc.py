@@ -5,6 +5,7 @@ chance with probability 2e-9.
 """
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from modicum.core.experiment import Experiment, RunContext
 from modicum.huper import drrc, espeak, selftrain
 from modicum.huper.corpus import Item
 from modicum.huper.drrc import doubly_robust_risk, effective_sample_size, folds_of, propensities
-from modicum.huper.experiments import PACKAGE, doubly_robust
+from modicum.huper.experiments import PACKAGE, _world, doubly_robust
 from modicum.huper.experiments._world import Sizes, World
+from modicum.huper.simulate import EspeakWorld
 from modicum.huper.tiny import TinyConfig, TinyConvCTC
 from modicum.huper.training import train
 
@@ -274,6 +276,8 @@ def test_the_weights_may_win_and_lose():
 def test_every_arm_learns_what_it_says(monkeypatch, tmp_path):
     fresh = TinyConvCTC(config=TinyConfig(width=8, dilations=(1,)))
     monkeypatch.setattr(World, "fresh", lambda self: copy.deepcopy(fresh))
+    few = functools.partial(EspeakWorld, words=60, heldout=20)
+    monkeypatch.setattr(_world, "EspeakWorld", lambda _, **more: few("rules", **more))
     # Of every second utterance the label is known.
     monkeypatch.setattr(doubly_robust, "chosen", lambda items, seed: np.arange(len(items)) % 2 == 0)
     seen = []

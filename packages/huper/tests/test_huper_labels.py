@@ -11,6 +11,7 @@ from modicum.huper import espeak
 from modicum.huper.experiments import PACKAGE, _world, labels
 from modicum.huper.experiments._world import SMALL, Sizes, World
 from modicum.huper.experiments.labels import Plan, interval, rates, ratio
+from modicum.huper.simulate import EspeakWorld
 from modicum.huper.tiny import TinyConfig, TinyConvCTC
 
 MINUTE = Sizes(3, 4, 2, 2, first=1, plain=1, later=1, length=(1, 1))
@@ -34,7 +35,7 @@ def arm(rate, count=50, seed=0, labelled=True):
     def some():
         return {"wrong": rng.binomial(20, rate, count).tolist(), "total": [20] * count}
 
-    return {"test": some(), "labels": some() if labelled else None, "kept": 45, "seconds": 1.0}
+    return {"test": some(), "labels": some() if labelled else None, "kept": 45}
 
 
 # Statistics ---------------------------------------------------------------------------------------
@@ -128,7 +129,14 @@ def test_one_bad_world_is_enough_to_fail():
 
 
 @pytest.fixture
-def minute(monkeypatch):
+def words(monkeypatch):
+    """Let there be few words."""
+    few = partial(EspeakWorld, words=60, heldout=20)
+    monkeypatch.setattr(_world, "EspeakWorld", lambda _, **more: few("rules", **more))
+
+
+@pytest.fixture
+def minute(words, monkeypatch):
     """Let networks be small."""
     fresh = partial(TinyConvCTC, config=TinyConfig(width=8, dilations=(1,)))
     monkeypatch.setattr(World, "fresh", lambda self: fresh(seed=self.seed))
@@ -194,7 +202,7 @@ def test_a_small_run_goes_on_where_it_was_cut(minute, monkeypatch, tmp_path):
 
 
 @needs_espeak
-def test_the_small_world_is_noisy_and_starts_from_the_shipped_network(tmp_path):
+def test_the_small_world_is_noisy_and_starts_from_the_shipped_network(words, tmp_path):
     made = World(tmp_path, 3, Sizes(1, 1, 0, 0, length=(1, 1), snr=0.0, shipped=True))
     (item,) = made.items["labelled"]
     clean, _ = (

@@ -17,12 +17,20 @@ import torch
 from modicum.huper import corpus, drrc, metrics
 from modicum.huper.channel import EditChannel
 from modicum.huper.corpus import Item
+from modicum.huper.corrector import Corrector, CorrectorConfig
 from modicum.huper.emissions import Emissions
 from modicum.huper.g2p import Dict
 from modicum.huper.graph import fused_decode
 from modicum.huper.phones import PhoneSet
 from modicum.huper.recognizer import Recognizer
-from modicum.huper.selftrain import evidence_of, label_report, make_labels, self_train
+from modicum.huper.selftrain import (
+    Neural,
+    _named,
+    evidence_of,
+    label_report,
+    make_labels,
+    self_train,
+)
 from modicum.huper.tiny import TinyConfig, TinyConvCTC
 from modicum.huper.training import TrainingConfig
 
@@ -203,6 +211,32 @@ def test_a_function_makes_labels(world):
     self_train(ear, labelled, others, corrector=fit, keep=1.0, learn=learning)
     found = learnt(learning.seen[1])
     assert all(found[item.id] == ("AA", *item.phonemes) for item in others)
+
+
+@pytest.mark.parametrize("use_labelled", [True, False])
+def test_a_network_learns_what_is_heard_and_what_is_said(world, monkeypatch, use_labelled):
+    labelled, others, _, ear = world
+    seen = []
+
+    def fit(self, items, training, *, device):
+        seen.extend(items)
+        self.eval()
+
+    monkeypatch.setattr(Corrector, "fit", fit)
+    small = CorrectorConfig(layers=1, width=16, heads=2, feed_forward=32)
+    neural = Neural(small, use_labelled=use_labelled, min_confidence=1.0)
+    learning = Learning()
+    self_train(ear, labelled, others, corrector=neural, keep=1.0, learn=learning)
+    heard = Recognizer(ear).transcribe([item.samples for item in others], 16_000)
+    expected = {item.id: one.phones for item, one in zip(others, heard, strict=True)}
+    if use_labelled:
+        expected |= {item.id: item.real_phonemes for item in labelled}
+    assert {one.id: one.realized for one in seen} == expected
+    # It is never sure of anything, so that all phones are kept.
+    found = learnt(learning.seen[1])
+    assert all(found[item.id] == item.phonemes for item in others)
+    # Another process gives the file of labels the same name.
+    assert _named(neural) == _named(Neural(small, use_labelled=use_labelled, min_confidence=1.0))
 
 
 # When it stops ------------------------------------------------------------------------------------

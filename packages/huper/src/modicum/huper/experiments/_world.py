@@ -94,10 +94,10 @@ class Sizes:
 
 FULL = Sizes()
 SMALL = Sizes(
-    labelled=24,
-    unlabelled=64,
+    labelled=20,
+    unlabelled=48,
     dev=0,
-    test=32,
+    test=24,
     plain=4,
     later=3,
     length=(2, 3),
