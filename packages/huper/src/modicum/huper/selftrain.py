@@ -356,6 +356,8 @@ def self_train(
         None learns from realized phones of the labelled and labels of the others, as the released
         loop does. ``"aipw"`` weights them to the doubly robust risk: labels of all utterances, and
         on the labelled ones the difference that the realized phones make, over the propensity.
+        Unbiased, and noisy where few were labelled of those who are many: look at the effective
+        sample size of the round, and judge by a dev set. Good labels need no weights.
     dev
         Utterances with ``real_phonemes``, for the guard against drift.
     first

@@ -73,7 +73,7 @@ class Plan:
     worlds: int
 
 
-PLAN = Plan(50, 200_000, 3)
+PLAN = Plan(50, 200_000, 2)
 QUICK = Plan(5, 50_000, 0)
 
 
