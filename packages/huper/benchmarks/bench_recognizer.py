@@ -53,7 +53,7 @@ class Plan:
     wavlm: tuple[int, int]
 
 
-FULL = Plan((1, 8), 3, (12, 768))
+FULL = Plan((1, 2), 2, (12, 768))
 QUICK = Plan((1,), 1, (1, 64))
 
 

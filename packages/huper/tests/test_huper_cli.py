@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from modicum.core.cli import method_main
 from modicum.huper import audio, corpus, espeak, metrics, pronounce, selftrain
+from modicum.huper.beam import PhoneNgram
 from modicum.huper.channel import EditChannel
 from modicum.huper.cli import app
 from modicum.huper.cli.corpora import labelled
@@ -92,6 +93,22 @@ def test_transcribe_says_what_the_recognizer_says(run):
     row = json.loads(run("transcribe", FIRST, "--json")[1])
     assert row["id"] == "test-00000" and row["audio_path"] == str(FIRST)
     assert Transcript.from_dict(row) == expected
+
+
+def test_transcribe_with_a_beam_and_n_grams(run, tmp_path):
+    recognizer = Recognizer.from_pretrained("tiny")
+    said = [item.phones() for item in corpus.load(TRAIN)]
+    model = PhoneNgram.fit(said, recognizer.phones, order=2)
+    path = model.save(tmp_path / "phones.arpa")
+    given = {"decode": "beam", "beam": 4, "lm_weight": 1.0}
+    (expected,) = recognizer.transcribe(
+        str(FIRST), lm=PhoneNgram.load(path, recognizer.phones), **given
+    )
+    call = ["transcribe", FIRST, "--decode", "beam", "--beam", 4, "--lm", path, "--lm-weight", 1]
+    status, shown, errors = run(*call, "--json")
+    assert (status, errors) == (0, "") and Transcript.from_dict(json.loads(shown)) == expected
+    assert run("transcribe", FIRST, "--decode", "lattice")[0] == 0
+    assert "--lm is for" in refused(run, "transcribe", FIRST, "--lm", path)
 
 
 def test_transcribe_a_corpus_into_files(run, tmp_path):

@@ -42,6 +42,24 @@ def transcribe(
             rich_help_panel=options.MODEL,
         ),
     ] = "greedy",
+    lm: Annotated[
+        Path | None,
+        typer.Option(
+            help="Phone n-grams (ARPA) for beam and lattice.",
+            rich_help_panel=options.MODEL,
+            show_default=False,
+        ),
+    ] = None,
+    lm_weight: Annotated[
+        float,
+        typer.Option(help="Factor of their log-probabilities.", rich_help_panel=options.MODEL),
+    ] = 0.5,
+    beam: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Prefixes that beam and lattice keep.", rich_help_panel=options.MODEL
+        ),
+    ] = 16,
     inventory: Annotated[
         str | None,
         typer.Option(
@@ -89,16 +107,20 @@ def transcribe(
         raise ValueError("--decode and --inventory are for the ear alone, without a text or system")
     if not near and (g2p is not None or (channel is not None and lexicon is None)):
         raise ValueError("--g2p and --channel are for texts: give --text or --use-text")
+    if lm is not None and (whole or decode == "greedy"):
+        raise ValueError("--lm is for --decode beam and lattice")
     work = (
         _by_system(items, model, text, near, g2p, channel, lexicon, paths, batch_size, device)
         if whole
-        else _by_ear(model, decode, allowed, batch_size, device)
+        else _by_ear(model, decode, allowed, lm, lm_weight, beam, batch_size, device)
     )
     settings = {
         "command": "transcribe",
         "model": model,
         "decode": decode,
         "inventory": allowed,
+        "lm": None if lm is None else [str(lm), lm_weight],
+        "beam": beam,
         "text": text,
         "use_text": use_text,
         "g2p": g2p,
@@ -131,22 +153,34 @@ Work = Callable[["Sequence[Item]"], "Sequence[Item]"]
 
 
 def _by_ear(
-    model: str, decode: str, inventory: list[str] | None, batch_size: int, device: str
+    model: str,
+    decode: str,
+    inventory: list[str] | None,
+    lm: Path | None,
+    lm_weight: float,
+    beam: int,
+    batch_size: int,
+    device: str,
 ) -> Work:
+    from modicum.huper.beam import PhoneNgram
     from modicum.huper.recognizer import Recognizer
     from modicum.huper.recognizer import decode as read_off
 
     recognizer = Recognizer.from_pretrained(model, device=device)
+    how: dict[str, Any] = {"inventory": inventory}
+    if decode != "greedy":
+        how |= {"beam": beam, "lm_weight": lm_weight}
+        how["lm"] = None if lm is None else PhoneNgram.load(lm, recognizer.phones)
     # Wrong options are refused before any recording is read.
-    read_off(_nothing(recognizer), decode, inventory=inventory)
+    read_off(_nothing(recognizer), decode, **how)
 
     def listen(batch: "Sequence[Item]") -> "list[Item]":
         sounds = [sound_of(one) for one in batch]
         found = recognizer.transcribe(
             sounds[0] if len(sounds) == 1 else sounds,
             decode=decode,
-            inventory=inventory,
             batch_size=batch_size,
+            **how,
         )
         return [with_transcript(*pair) for pair in zip(batch, found, strict=True)]
 
