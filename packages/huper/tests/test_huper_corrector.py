@@ -1,5 +1,6 @@
 """The neural corrector: ids, network, targets, runs that go on, and what it can learn."""
 
+import itertools
 import json
 import math
 import pickle
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from modicum.huper import corrector_training, espeak
+from modicum.huper import corrector_training
 from modicum.huper.corrector import Correction, Corrector, CorrectorConfig, collate
 from modicum.huper.corrector_audio import AudioFrontend, kmeans, stride_of
 from modicum.huper.corrector_training import (
@@ -23,6 +24,7 @@ from modicum.huper.corrector_training import (
 )
 from modicum.huper.edits import EditProgram, apply, encode
 from modicum.huper.emissions import Emissions
+from modicum.huper.g2p import Dict
 from modicum.huper.phones import CORRECTOR_INSERTIONS, CORRECTOR_OPS, PhoneSet
 from modicum.huper.recognizer import Recognizer
 from modicum.huper.simulate import RULES, EspeakWorld
@@ -543,32 +545,44 @@ def test_centroids_are_fitted_and_saved(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not espeak.available(), reason="espeak-ng is not installed")
-def test_flapping_is_learnt_from_the_synthetic_world():
-    """Speakers who flap, and no other rule: the corrector flaps where they do, unseen words too."""
-    world = EspeakWorld("rules", rules=RULES[:1], rule_probability=0.5, seed=1)
-    recognizer = Recognizer.from_pretrained("tiny", device="cpu")
+def test_flapping_is_learnt_from_speakers_half_of_whom_flap():
+    """Whether a T is flapped is in the frames alone: no rule about phones can know it."""
+    parts = (("B", "K", "L", "S", "M"), ("AA", "EH", "OW", "IY"), ("T", "D", "K"))
+    parts = (*parts, ("AH", "IY", "ER", "UW"), ("N", "S", "L", "Z"))
+    words = Dict({"".join(one).lower(): [one] for one in itertools.product(*parts)})
+    world = EspeakWorld(
+        words, rules=RULES[:1], rule_probability=0.5, seed=1, length=(1, 2), words=900, heldout=200
+    )
+    phones, rng = PhoneSet.arpabet39(), np.random.default_rng(0)
 
-    def heard(split, count):
-        said = world.utterances(split, count)
-        emissions = recognizer.emissions([world.audio(one) for one in said], 16_000)
-        return said, emissions
+    def heard(said):
+        path = [phones.blank]
+        for phone in said:
+            path += [phones.id(phone)] * int(rng.integers(1, 4))
+            path += [phones.blank] * int(rng.integers(1, 3))
+        logits = rng.normal(size=(len(path), len(phones)))
+        logits[np.arange(len(path)), path] += 6
+        return logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
-    said, emissions = heard("train", 1000)
-    items = examples(emissions, [one.phonemes for one in said], [one.real_phonemes for one in said])
-    config = CorrectorConfig(layers=2, width=128, heads=4, feed_forward=256)
-    model = Corrector(config=config)
-    model.fit(items, CorrectorTraining(epochs=40, learning_rate=1e-3), device="cpu")
-    said, emissions = heard("test", 200)
-    answers = model.correct_many(emissions, [one.phonemes for one in said])
+    model = small(width=64, feed_forward=128, dropout=0.0, layer_dropout=0.0)
+    items = [
+        (heard(one.real_phonemes), one.phonemes, one.real_phonemes)
+        for one in world.utterances("train", 500)
+    ]
+    recipe = CorrectorTraining(epochs=30, batch_size=32, learning_rate=2e-3)
+    model.fit(items, recipe, device="cpu")
+    test = world.utterances("test", 150)
+    answers = model.correct_many(
+        [heard(one.real_phonemes) for one in test], [one.phonemes for one in test]
+    )
     hits = misses = false = 0
-    for one, answer in zip(said, answers, strict=True):
+    for one, answer in zip(test, answers, strict=True):
         truth = [op for word in one.ops for op in word]
         for op, found in zip(truth, answer.program.ops, strict=True):
             hits += op == found == "SUB:DX"
             misses += op == "SUB:DX" != found
             false += found == "SUB:DX" != op
-    assert hits > 0.6 * (hits + misses) and false < hits
+    assert hits + misses > 50 and hits > 0.9 * (hits + misses) and false < 0.1 * hits
 
 
 @pytest.mark.gpu
