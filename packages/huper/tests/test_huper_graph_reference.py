@@ -11,7 +11,7 @@ from modicum.huper.channel import EditChannel, Weights
 from modicum.huper.edits import apply
 from modicum.huper.emissions import Emissions
 from modicum.huper.g2p import Word
-from modicum.huper.graph import Pause, ReferenceGraph, fused_decode
+from modicum.huper.graph import Pause, ReferenceGraph, fused_decode, reference
 from modicum.huper.graph.viterbi import best_path
 from modicum.huper.phones import PhoneSet
 
@@ -262,6 +262,21 @@ def test_the_work_grows_with_the_sum_of_the_pronunciations():
     assert list(found.ids) == said
     picked = [word.pronunciations[w.choice] for word, w in zip(words, found.words, strict=True)]
     assert picked == [word.pronunciations[int(word.text) % 3] for word in words]
+
+
+def test_memory_of_long_audio_is_warned_about_before_it_is_taken():
+    class Channel:
+        context = None
+
+        def weights(self, canonical):
+            size = len(canonical)
+            table = np.broadcast_to(-1.0, (size + 1, 500))
+            return Weights(np.array(canonical, int), table[1:], np.full(size, -1.0), table)
+
+    arcs = reference.arcs_of(ReferenceGraph((Word("long", (1,) * 1200),)), Channel(), None)
+    huge = np.broadcast_to(-np.log(500), (3000, 500))
+    with pytest.warns(UserWarning, match="GiB"):
+        reference._Search(huge, arcs, 0, 1.0, 2, None)
 
 
 def test_bad_references_are_named():

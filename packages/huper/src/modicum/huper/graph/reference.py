@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from modicum.huper.g2p import Word
     from modicum.huper.phones import PhoneSet
 
-__all__ = ["ReferenceGraph", "decode_words", "references"]
+__all__ = ["Arcs", "ReferenceGraph", "arcs_of", "decode_words", "references"]
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def decode_words(
     problem = pose(emissions, plain[0] if single else plain, channel, phones, blank)
     found = []
     for logprobs_TC, weights, graph in zip(problem.logprobs, problem.weights, graphs, strict=True):
-        arcs = _compile(graph, channel, problem.phones)
+        arcs = arcs_of(graph, channel, problem.phones)
         picked = _Search(logprobs_TC, arcs, problem.blank, lam, maxdel, silence).run()
         if picked is None:
             alignment = align(None, weights, logprobs_TC, problem)
@@ -177,7 +177,7 @@ def decode_words(
 
 
 def _words(
-    graph: ReferenceGraph, arcs: _Arcs, taken: Sequence[int], alignment: Alignment
+    graph: ReferenceGraph, arcs: Arcs, taken: Sequence[int], alignment: Alignment
 ) -> tuple[SpokenWord, ...]:
     """Give each word its canonical phones, and the frames of what was said of them."""
     spans: dict[int, list[tuple[int, int]]] = {}
@@ -200,8 +200,8 @@ def _words(
 
 
 @dataclass(frozen=True)
-class _Arcs:
-    """Nodes in topological order; every arc is one canonical phone.
+class Arcs:
+    """Nodes in topological order; every arc is one canonical phone, whose id is `phone_A`.
 
     Several nodes stand for one word boundary when the channel looks at neighbours: one for each
     pair of the phones on its two sides.
@@ -212,6 +212,7 @@ class _Arcs:
     target_A: np.ndarray
     word_A: np.ndarray
     choice_A: np.ndarray
+    phone_A: np.ndarray
     sub_AC: np.ndarray
     dele_A: np.ndarray
     prior_A: np.ndarray
@@ -222,7 +223,14 @@ class _Arcs:
     ends: list[int]
 
 
-def _compile(graph: ReferenceGraph, channel: Any, phones: PhoneSet | None) -> _Arcs:
+def arcs_of(graph: ReferenceGraph, channel: Any, phones: PhoneSet | None) -> Arcs:
+    """Weigh the pronunciations of all words by a channel that looks at neighbours at most.
+
+    Raises
+    ------
+    ValueError
+        If a phone is not in the phone set; the message names the word.
+    """
     pronunciations: list[list[tuple[int, ...]]] = []
     for word in graph.words:
         try:
@@ -249,7 +257,7 @@ def _compile(graph: ReferenceGraph, channel: Any, phones: PhoneSet | None) -> _A
             boundary[key] = len(ins)
             ins.append(None)
 
-    arcs: dict[tuple[int, int, int, int], tuple[np.ndarray, float, float]] = {}
+    arcs: dict[tuple[int, int, int, int], tuple[int, np.ndarray, float, float]] = {}
     open_boundary(0)
     if not pronunciations:
         ins[0] = channel.weights([]).ins[0]
@@ -276,6 +284,7 @@ def _compile(graph: ReferenceGraph, channel: Any, phones: PhoneSet | None) -> _A
                     ins[node] = weights.ins[first + i]
                 for i, (source, target) in enumerate(itertools.pairwise(nodes)):
                     arcs[source, target, k, j] = (
+                        item[i],
                         weights.sub[first + i],
                         float(weights.dele[first + i]),
                         prior if i == 0 else 0.0,
@@ -290,15 +299,16 @@ def _compile(graph: ReferenceGraph, channel: Any, phones: PhoneSet | None) -> _A
         optional_NC[boundaries_W, q] = weight
     keys = np.array(list(arcs), np.int64).reshape(-1, 4)
     values = list(arcs.values())
-    return _Arcs(
+    return Arcs(
         pronunciations,
         keys[:, 0],
         keys[:, 1],
         keys[:, 2],
         keys[:, 3],
-        np.array([sub for sub, _, _ in values]).reshape(-1, ins_NC.shape[1]),
-        np.array([dele for _, dele, _ in values]),
-        np.array([prior for _, _, prior in values]),
+        np.array([phone for phone, _, _, _ in values], np.int64),
+        np.array([sub for _, sub, _, _ in values]).reshape(-1, ins_NC.shape[1]),
+        np.array([dele for _, _, dele, _ in values]),
+        np.array([prior for _, _, _, prior in values]),
         ins_NC,
         optional_NC,
         boundaries_W,
@@ -369,7 +379,7 @@ class _Search:
     def __init__(
         self,
         logprobs_TC: np.ndarray,
-        arcs: _Arcs,
+        arcs: Arcs,
         blank: int,
         lam: float | np.ndarray,
         maxdel: int,
