@@ -16,6 +16,7 @@ from modicum.huper.audio import HOP, frame_count, read, windows
 from modicum.huper.emissions import Emissions
 from modicum.huper.phones import PhoneSet
 from modicum.huper.recognizer import Recognizer, decode
+from modicum.huper.scheduler import distortion_score
 from modicum.huper.tiny import TinyConfig, TinyConvCTC, collate
 
 FOLDER = Path(__file__).parent / "data" / "huper_world"
@@ -75,6 +76,7 @@ def test_a_transcript_is_the_greedy_path_with_times_and_confidences(tiny):
     start, end = spans[1]
     assert found.confidences[1] == pytest.approx(np.exp(rows[start:end, ids[1]]).mean())
     assert found.trace["path"] == "bottom-up"
+    assert found.trace["s"] == distortion_score(rows)
 
 
 def test_ragged_batches_are_their_recordings(tiny):
@@ -94,6 +96,7 @@ def test_silence_has_no_phones_and_no_confidence(tiny, sound):
     assert found.phones == found.spans == found.confidences == found.ipa == ()
     assert found.confidence is None and np.isfinite(found.score)
     assert found.trace["reason"] == "no phone was heard"
+    assert 0 < found.trace["s"] < 1e-3
     together = tiny.emissions([audio, _files(1)[0], audio], 16_000)
     assert together.lengths[0] == frame_count(16_000)
     assert (together.utterance(2).argmax(1) == tiny.phones.blank).all()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +35,7 @@ from modicum.huper.beam import (
 )
 from modicum.huper.emissions import Emissions, collapse
 from modicum.huper.phones import PhoneSet
+from modicum.huper.scheduler import distortion_score
 from modicum.huper.tiny import CONFIG_NAME, TinyConvCTC
 from modicum.huper.transcript import Hypothesis, Span, Transcript, to_ipa
 
@@ -444,6 +446,9 @@ def decode(
         One for each recording: ``phones``, ``ipa``, ``spans`` in seconds, ``confidences`` and
         ``score``. Without a phone all but the score are empty, and ``confidence`` is None.
 
+        ``trace["s"]`` is the distortion score of the emissions, see
+        `modicum.huper.scheduler.distortion_score`.
+
         A confidence is the mean probability of the phone over its frames; of a lattice, the
         probability of the phone in its slot. The score is the log-probability of the best CTC path;
         of a beam that of the phones, over all paths, with the language model's part; of a lattice
@@ -492,12 +497,14 @@ class _Decoder:
         found = []
         for number in range(len(emissions)):
             rows_TC = emissions.utterance(number)
+            distortion = distortion_score(rows_TC) if len(rows_TC) else None
             if len(self.unheard):
                 rows_TC = _without(rows_TC, self.unheard)
             if self.method == "greedy":
-                found.append(_greedy(rows_TC, self.phones, emissions.frame_shift, 0))
+                one = _greedy(rows_TC, self.phones, emissions.frame_shift, 0)
             else:
-                found.append(self._searched(rows_TC, emissions.frame_shift))
+                one = self._searched(rows_TC, emissions.frame_shift)
+            found.append(replace(one, trace={**one.trace, "s": distortion}))
         return found
 
     def _searched(self, rows_TC: np.ndarray, shift: float) -> Transcript:
