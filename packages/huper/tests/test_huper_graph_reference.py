@@ -12,6 +12,7 @@ from modicum.huper.edits import apply
 from modicum.huper.emissions import Emissions
 from modicum.huper.g2p import Word
 from modicum.huper.graph import Pause, ReferenceGraph, fused_decode, reference
+from modicum.huper.graph.export import ctc_text, emissions_text, reference_text
 from modicum.huper.graph.viterbi import best_path
 from modicum.huper.phones import PhoneSet
 
@@ -306,3 +307,28 @@ def test_bad_references_are_named():
         fused_decode(logprobs, graph, channel)
     too_long = fused_decode(logprobs[:1], [Word("a", ("AA",) * 9)], channel)
     assert too_long.reason == "no_path" and too_long.words[0].indices == (0, 9)
+
+
+@pytest.mark.parametrize("context", [None, "lr"])
+def test_openfst_composition_finds_the_same_words(context):
+    kaldifst = pytest.importorskip("kaldifst")
+    rng = np.random.default_rng(29)
+    for trial in range(6):
+        pairs = [(rng.choice(PHONES.phones, 5), rng.choice(PHONES.phones, 5)) for _ in range(6)]
+        channel = EditChannel.fit(pairs, context=context, phones=PHONES)
+        graph = random_graph(rng, 7, trial % 4, {"DX": -0.3})
+        logprobs = random_emissions(rng, 6, 8)
+        texts = (emissions_text(logprobs), ctc_text(8), reference_text(graph, channel, 0.7))
+        graphs = [kaldifst.compile(text) for text in texts]
+        for fst in graphs:
+            kaldifst.arcsort(fst, "ilabel")
+        heard = kaldifst.compose(graphs[0], graphs[1])
+        # Without this order the composition silently misses paths.
+        kaldifst.arcsort(heard, "olabel")
+        best = kaldifst.shortest_path(kaldifst.compose(heard, graphs[2]))
+        ok, _, said, total = kaldifst.get_linear_symbol_sequence(best)
+        assert ok
+        found = fused_decode(logprobs, graph, channel, 0.7, maxdel=20)
+        assert found.score == pytest.approx(-total.value, abs=1e-4)
+        sequences = [sequence for sequence, _ in graph.sequences()]
+        assert tuple(label - 1 for label in said) in sequences

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from functools import lru_cache
 
 import numpy as np
@@ -428,6 +429,12 @@ def test_memory_warning_names_the_band():
 
     with pytest.warns(UserWarning, match=r"GiB; a band"):
         viterbi._Recursion(huge, weights, 0, np.ones(3001), 2, None, None, None, None, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # A minute of audio with the band that the warning asks for, and half a minute without.
+        viterbi._Recursion(huge, weights, 0, np.ones(3001), 2, None, None, None, None, 50.0)
+        short = plain_weights([1] * 400, 500)
+        viterbi._Recursion(huge[:1500], short, 0, np.ones(1501), 2, None, None, None, None, None)
 
 
 def test_bad_inputs_are_named():

@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modicum.huper.channel import Weights
+from modicum.huper.graph.reference import ReferenceGraph, arcs_of
 from modicum.huper.graph.viterbi import scaled
 
 if TYPE_CHECKING:
     from modicum.huper.channel import EditChannel
     from modicum.huper.phones import PhoneSet
 
-__all__ = ["channel_text", "ctc_text", "edit_graph_text", "emissions_text", "symbols_text"]
+__all__ = [
+    "channel_text",
+    "ctc_text",
+    "edit_graph_text",
+    "emissions_text",
+    "reference_text",
+    "symbols_text",
+]
 
 _EPSILON = 0
 
@@ -80,6 +88,44 @@ def edit_graph_text(weights: Weights, lam: float = 1.0) -> str:
         if dele_L[i] > -np.inf:
             lines.append(_arc(i, i + 1, _EPSILON, says, dele_L[i]))
     return _text(lines, [(len(weights), 0.0)])
+
+
+def reference_text(reference: ReferenceGraph, channel: EditChannel, lam: float = 1.0) -> str:
+    """Return the graph of words with several pronunciations: said phones in, canonical phones out.
+
+    The number of deletions in a row is not limited. Where the channel looks at neighbouring phones,
+    several states stand for one word boundary, and ε arcs lead to those of the beginning.
+
+    Parameters
+    ----------
+    reference
+        The words.
+    channel
+        Weighs every pronunciation.
+    lam
+        λ, which multiplies the log-weights of edits, and not those of pronunciations and of what is
+        optional between words.
+
+    Raises
+    ------
+    ValueError
+        If a phone is not in the phone set of the channel.
+    """
+    arcs = arcs_of(reference, channel, channel.phones)
+    sub_AC = scaled(lam, arcs.sub_AC) + arcs.prior_A[:, None]
+    dele_A = scaled(lam, arcs.dele_A) + arcs.prior_A
+    ins_NC = np.maximum(scaled(lam, arcs.ins_NC), arcs.optional_NC)
+    # State 0 is the start, state n + 1 is node n.
+    lines = [_arc(0, node + 1, _EPSILON, _EPSILON, 0.0) for node in arcs.starts]
+    for node, q in np.argwhere(ins_NC > -np.inf):
+        lines.append(_arc(node + 1, node + 1, q + 1, _EPSILON, ins_NC[node, q]))
+    for a, (source, target) in enumerate(zip(arcs.source_A, arcs.target_A, strict=True)):
+        says = arcs.phone_A[a] + 1
+        for q in np.flatnonzero(sub_AC[a] > -np.inf):
+            lines.append(_arc(source + 1, target + 1, q + 1, says, sub_AC[a, q]))
+        if dele_A[a] > -np.inf:
+            lines.append(_arc(source + 1, target + 1, _EPSILON, says, dele_A[a]))
+    return _text(lines, [(node + 1, 0.0) for node in arcs.ends])
 
 
 def channel_text(channel: EditChannel) -> str:
