@@ -169,3 +169,13 @@ def test_vocabulary_of_a_processor(tmp_path):
     extractor = transformers.Wav2Vec2FeatureExtractor()
     processor = transformers.Wav2Vec2Processor(extractor, tokenizer)
     assert PhoneSet.from_hf(processor) == phones
+
+
+def test_a_uvular_stop_is_no_glottal_stop_that_may_be_left_out() -> None:
+    segments = PhoneSet.ipa(["p", "a", "ʔ", "k"])
+    with pytest.raises(ValueError, match="phone 'q' of 'qapik' is none of the 4 phones"):
+        segments.canonicalise(["q", "a"], word="qapik")
+    assert PhoneSet.ipa(["q", "a"]).canonicalise(["q", "a"]) == ("q", "a")
+    for spelled in (PhoneSet.arpabet39(), PhoneSet.arpabet40()):
+        assert spelled.canonicalise(["q", "aa1", "Q"]) == ("AA",)
+    assert PhoneSet.timit61().canonicalise(["q", "aa"]) == ("q", "aa")

@@ -221,6 +221,10 @@ class PhoneSet:
         if not phones:
             raise ValueError("a phone set needs at least one symbol that is no special")
         object.__setattr__(self, "_phones", phones)
+        spelled = {_plain(symbol) for symbol in phones}
+        object.__setattr__(
+            self, "_is_spelled_out", spelled <= {*ARPABET_TO_IPA, *map(str.upper, TIMIT61)}
+        )
 
     @property
     def phones(self) -> tuple[str, ...]:
@@ -285,7 +289,8 @@ class PhoneSet:
 
         A phone that is not here loses its stress digit, then takes its ARPAbet name in capitals,
         then its name by `FOLDS` (AO becomes AA where there is no AO). What is in `IGNORED`, and
-        closures of TIMIT, are left out. Nothing is guessed beyond that.
+        closures of TIMIT, are left out; but q is a phone where the inventory is IPA. Nothing is
+        guessed beyond that.
 
         Parameters
         ----------
@@ -322,6 +327,9 @@ class PhoneSet:
             if number is not None and self.symbols[number] not in self.specials:
                 return self.symbols[number]
         name = _plain(name)
+        if name == "Q" and not self.__dict__["_is_spelled_out"]:
+            # A uvular stop in IPA, a glottal stop in TIMIT.
+            return None
         if name in IGNORED or name in _CLOSURES:
             return ""
         return self._name_of(FOLDS[name]) if name in FOLDS else None
