@@ -73,6 +73,14 @@ DOORS = {
     ("modicum.daved.features", "modicum.daved.integrations.transformers"),
     ("modicum.daved.selection", "modicum.daved.integrations.tables"),
     ("modicum.daved.solvers.exact", "modicum.daved.integrations.socp"),
+    (
+        "modicum.huper.experiments.architecture",
+        "modicum.huper.integrations.finetuning",
+    ),
+    (
+        "modicum.huper.experiments.architecture",
+        "modicum.huper.integrations.transformers",
+    ),
     ("modicum.huper.features", "modicum.huper.integrations.panphon"),
     ("modicum.huper.perceiver", "modicum.huper.integrations.flashlight"),
     ("modicum.huper.recognizer", "modicum.huper.integrations.transformers"),

@@ -67,4 +67,12 @@ EXPERIMENTS = [
         "Log-odds against what native speakers do beside the goodness of pronunciation: area under"
         " the ROC, false alarms, and flaps that are flagged.",
     ),
+    _experiment(
+        "architecture",
+        "Real architectures through the whole pipeline",
+        "Batches beside single recordings, files and public vocabularies for models of five"
+        " architectures, and utterances learnt by heart; all with random weights.",
+        needs=("transformers", "accelerate"),
+        extras="transformers,train",
+    ),
 ]
