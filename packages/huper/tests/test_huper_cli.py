@@ -11,11 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from modicum.core.cli import method_main
-from modicum.huper import audio, corpus, espeak, metrics, pronounce, selftrain
+from modicum.huper import EXAMPLE, audio, corpus, espeak, metrics, pronounce, selftrain
 from modicum.huper.beam import PhoneNgram
 from modicum.huper.channel import EditChannel
 from modicum.huper.cli import app
 from modicum.huper.cli.corpora import labelled
+from modicum.huper.cli.listening import file_names
+from modicum.huper.cli.routing import dev_items
 from modicum.huper.cli.show import cell
 from modicum.huper.formats import read_textgrid
 from modicum.huper.g2p import Dict
@@ -743,3 +745,35 @@ def test_self_train_writes_a_model(run, tmp_path):
 )
 def test_self_training_refuses(run, tmp_path, given, message):
     assert message in refused(run, *given, "--out", tmp_path / "out.jsonl")
+
+
+def test_recordings_of_one_name_get_files_of_their_own(tmp_path):
+    assert file_names(["d1/x.wav", "d2/y.wav"]) == ["x.wav", "y.wav"]
+    assert file_names(["d1/x.wav", "d2/x.wav"]) == ["d1_x.wav", "d2_x.wav"]
+    with pytest.raises(ValueError, match="same name"):
+        file_names(["a/b", "a_b", "c/a_b"])
+    for folder in ("d 1", "d2"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(EXAMPLE, tmp_path / folder / "a b.flac")
+    names = [str(tmp_path / folder / "a b.flac") for folder in ("d 1", "d2")]
+    done = CliRunner().invoke(
+        app,
+        ["transcribe", *names, "--textgrid", str(tmp_path / "grids"), "--ctm", str(tmp_path / "c")],
+    )
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "grids").iterdir())) == 2
+    assert len({line.split()[0] for line in (tmp_path / "c").read_text().splitlines()}) == 2
+
+
+def test_a_wrong_text_is_never_the_same_one(tmp_path):
+    rows = [
+        {"id": f"u{n}", "text": f"prompt {n % 2}", "phonemes": ["AA" if n % 2 else "B"]}
+        for n in range(12)
+    ]
+    path = tmp_path / "dev.jsonl"
+    path.write_text("".join(json.dumps(row | {"audio_path": "x.wav"}) + "\n" for row in rows))
+    given = {item.id: item.text for item in dev_items([path], 0.5, 0)}
+    assert sum(given[row["id"]] != row["text"] for row in rows) == 6
+    path.write_text("".join(json.dumps(row | {"audio_path": "x.wav"}) + "\n" for row in rows[::2]))
+    with pytest.raises(ValueError, match="only one"):
+        dev_items([path], 0.5, 0)

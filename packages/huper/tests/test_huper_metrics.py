@@ -761,3 +761,9 @@ def test_import_loads_neither_torch_nor_an_engine() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_inventories_without_a_reference_phone_are_json():
+    found = metrics.inventory_effect({"x": [["AA"]]}, [[]], ["AA", "B"])
+    row = json.loads(found.to_json())["rows"][0]
+    assert row["per"] is None and row["folded_per"] is None

@@ -387,3 +387,15 @@ def test_flashlight_says_what_to_install(monkeypatch):
     emissions = Emissions(torch.zeros(1, 2, 4).log_softmax(-1), [2], 0.02, PHONES)
     with pytest.raises(ImportError, match=r"modicum-huper\[flashlight\]"):
         perceiver(emissions)
+
+
+def test_a_word_that_cannot_follow_is_kept_in_json():
+    lm = WordLM({"a": -1.0, "b": -math.inf}, {("a", "b"): -math.inf}, {"a": -0.5}, end=-math.inf)
+    text = json.dumps(lm.to_dict(), allow_nan=False)
+    again = WordLM.from_dict(json.loads(text))
+    assert (again.unigram, again.bigram, again.backoff, again.end) == (
+        lm.unigram,
+        lm.bigram,
+        lm.backoff,
+        lm.end,
+    )

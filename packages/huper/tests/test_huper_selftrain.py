@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from modicum.huper import corpus, drrc, metrics
+from modicum.huper import corpus, drrc, metrics, selftrain
 from modicum.huper.channel import EditChannel
 from modicum.huper.corpus import Item
 from modicum.huper.corrector import Corrector, CorrectorConfig
@@ -506,3 +506,16 @@ def test_an_interrupted_run_goes_on(tmp_path):
     ):
         warnings.simplefilter("ignore")
         self_train(**{**given, "lam": 0.5}, folder=tmp_path / "cut")
+
+
+def test_channels_that_weigh_differently_have_names_of_their_own():
+    pairs = [(["T", "AH", "T", "UW"], ["D", "AH", "T", "UW"])] * 6
+    channels = [
+        EditChannel.fit(pairs),
+        EditChannel.fit(pairs, context="lr"),
+        EditChannel.fit(pairs, alpha=5.0),
+        EditChannel.fit(pairs, keep_prior=0.01),
+        EditChannel.fit(pairs[:3] * 2),
+    ]
+    names = [selftrain._channel_digest(channel) for channel in channels]
+    assert len(set(names[:4])) == 4 and names[4] == names[0]

@@ -187,23 +187,31 @@ class WordLM:
         return self.backoff.get(before, 0.0) + (self.end if word is None else self.unigram[word])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain lists, ready for JSON."""
+        """Return plain lists, ready for JSON; −inf is None."""
         return {
-            "unigram": self.unigram,
-            "bigram": [[one, two, value] for (one, two), value in self.bigram.items()],
-            "backoff": [[one, value] for one, value in self.backoff.items()],
-            "end": self.end,
+            "unigram": {word: _finite(value) for word, value in self.unigram.items()},
+            "bigram": [[one, two, _finite(value)] for (one, two), value in self.bigram.items()],
+            "backoff": [[one, _finite(value)] for one, value in self.backoff.items()],
+            "end": _finite(self.end),
         }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> WordLM:
         """Read what `to_dict` gave."""
         return cls(
-            content["unigram"],
-            {(one, two): value for one, two, value in content["bigram"]},
-            dict(content["backoff"]),
-            content["end"],
+            {word: _weight(value) for word, value in content["unigram"].items()},
+            {(one, two): _weight(value) for one, two, value in content["bigram"]},
+            {one: _weight(value) for one, value in content["backoff"]},
+            _weight(content["end"]),
         )
+
+
+def _finite(value: float) -> float | None:
+    return None if value == -math.inf else value
+
+
+def _weight(value: float | None) -> float:
+    return -math.inf if value is None else value
 
 
 class Lexicon:

@@ -584,7 +584,7 @@ def make_labels(
         "network": _network(model),
         "corrector": _named(corrector),
         "lam": lam,
-        "channel": _digest([channel.sub_counts, channel.del_counts, channel.ins_counts]),
+        "channel": _channel_digest(channel),
         "pairs": hashlib.sha256(repr(_pairs(labelled)).encode()).hexdigest(),
         "transcripts": hashlib.sha256(
             repr([(item.id, item.phones("canonical")) for item in unlabelled]).encode()
@@ -622,7 +622,8 @@ def make_labels(
                 extra={
                     **item.extra,
                     **by_id[item.id].extra,
-                    "kept": keep >= 1 or (cost is not None and cost <= threshold),
+                    # The ear's own phones have no transcript that may not fit.
+                    "kept": corrector == "none" or (cost is not None and cost <= threshold),
                 },
             )
             for item, cost in zip(unlabelled, costs, strict=True)
@@ -779,8 +780,8 @@ def _doubly_robust(
     true_N, proxy_N = drrc.weights(labelled_N, propensity_N)
     learnt = []
     for number, (item, proxy) in enumerate(zip(known, proxies, strict=True)):
-        if proxy.phones("label") == item.phones("realized"):
-            # The two losses are one, and their weights sum to 1.
+        if proxy.phones("label") == item.phones("realized") or not proxy.extra["kept"]:
+            # The two losses are one, and their weights sum to 1; or there is no other label.
             learnt.append(item.labelled())
         else:
             learnt.append(item.labelled("realized", float(true_N[number])))
@@ -857,6 +858,15 @@ def _named(corrector: str | FitLabels) -> str:
         return corrector
     name = getattr(corrector, "__qualname__", None)
     return repr(corrector) if name is None else str(name)
+
+
+def _channel_digest(channel: EditChannel) -> str:
+    """Name a channel by all that its weights depend on."""
+    counts = [channel.sub_counts, channel.del_counts, channel.ins_counts]
+    if channel.context_counts is not None:
+        counts.append(channel.context_counts)
+    settings = [channel.alpha, channel.keep_prior, channel.canonical_count]
+    return f"{channel.context} {_digest([*counts, np.array(settings, float)])}"
 
 
 def _network(model: Any) -> str:

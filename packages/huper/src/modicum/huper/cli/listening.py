@@ -253,22 +253,44 @@ def transcript_of(item: "Item") -> "Transcript":
 def write_files(
     items: "Sequence[Item]", textgrid: Path | None, ctm: Path | None, *, single: bool
 ) -> None:
-    """Write what was found for other programs."""
+    """Write what was found for other programs.
+
+    Raises
+    ------
+    ValueError
+        If two recordings would have one name.
+    """
     from modicum.core.experiment import write_atomic
     from modicum.huper import formats
 
     lines = []
-    for item in items:
-        transcript, name = transcript_of(item), Path(item.id).name
+    for item, name in zip(items, file_names([item.id for item in items]), strict=True):
+        transcript = transcript_of(item)
         if textgrid is not None:
             path = textgrid
             if not single or textgrid.is_dir() or not textgrid.suffix:
                 path = textgrid / f"{name}.TextGrid"
             write_atomic(path, formats.textgrid(transcript, _seconds(item)))
         if ctm is not None:
-            lines.append(formats.ctm(transcript, name))
+            lines.append(formats.ctm(transcript, "_".join(name.split())))
     if ctm is not None:
         write_atomic(ctm, "".join(lines))
+
+
+def file_names(ids: "Sequence[str]") -> list[str]:
+    """Name recordings without their folders, and with them where names would be the same.
+
+    Raises
+    ------
+    ValueError
+        If two would still be called alike.
+    """
+    names = [Path(one).name for one in ids]
+    if len({"_".join(name.split()) for name in names}) < len(names):
+        names = [one.strip("/").replace("/", "_") for one in ids]
+    if len({"_".join(name.split()) for name in names}) < len(names):
+        raise ValueError("two recordings would have the same name; give them ids that differ")
+    return names
 
 
 def _seconds(item: "Item") -> float:

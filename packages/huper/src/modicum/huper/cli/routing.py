@@ -128,13 +128,14 @@ def dev_items(corpora: Sequence[Path], wrong: float, seed: int) -> "list[Item]":
     # One utterance under several distortions has one and the same text, right or wrong.
     texts = {item.id: (item.text, item.phonemes) for item in found}
     names = sorted(texts)
-    if len(names) < 2:
-        raise ValueError("a wrong text is that of another utterance, and there is only one")
+    if len(set(texts.values())) < 2:
+        raise ValueError("a wrong text is another one, and there is only one")
     rng = numpy_generator(seed, "wrong texts")
     given = dict(texts)
     for at in rng.choice(len(names), round(wrong * len(names)), replace=False).tolist():
-        other = names[(at + 1 + int(rng.integers(len(names) - 1))) % len(names)]
-        given[names[at]] = texts[other]
+        # Prompts may be read by many speakers: another utterance's text can be the same.
+        others = [one for one in names if texts[one] != texts[names[at]]]
+        given[names[at]] = texts[others[int(rng.integers(len(others)))]]
     return [replace(item, text=given[item.id][0], phonemes=given[item.id][1]) for item in found]
 
 

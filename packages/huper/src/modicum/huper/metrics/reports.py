@@ -302,12 +302,19 @@ class InventoryEffect:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return numbers, strings, lists and dictionaries."""
-        return {"rows": [asdict(row) for row in self.rows], "inventory": list(self.inventory)}
+        """Return numbers, strings, lists and dictionaries; a rate that is not defined is None."""
+        rows = [
+            {
+                name: _number(value) if isinstance(value, float) else value
+                for name, value in asdict(row).items()
+            }
+            for row in self.rows
+        ]
+        return {"rows": rows, "inventory": list(self.inventory)}
 
     def to_json(self, indent: int | None = None) -> str:
         """Return JSON."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
 
     def __str__(self) -> str:
         """Return a table for a terminal."""
