@@ -417,3 +417,12 @@ def test_distortions_that_are_none_are_refused():
         audio.distort(_speech_like(0.1), "pink", 3.0, np.random.default_rng(0))
     with pytest.raises(ValueError, match="white needs a level"):
         audio.distort(_speech_like(0.1), "white", None, np.random.default_rng(0))
+
+
+def test_sixteen_bits_in_thirty_two_are_not_taken_for_silence():
+    samples = (np.sin(np.arange(4000) / 9) * 20_000).astype(np.int32)
+    with pytest.raises(ValueError, match="look like 16-bit PCM"):
+        audio.standardise(samples, 16_000)
+    loud = audio.standardise(samples << 16, 16_000)
+    assert np.allclose(loud, audio.standardise(samples.astype(np.int16), 16_000))
+    assert not audio.standardise(np.zeros(4000, np.int32), 16_000).any()

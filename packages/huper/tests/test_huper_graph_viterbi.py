@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from modicum.huper.channel import Weights
+from modicum.huper.channel import EditChannel, Weights
 from modicum.huper.edits import apply
 from modicum.huper.graph import Pause, fused_decode
 from modicum.huper.graph.viterbi import best_path
@@ -465,3 +465,10 @@ def test_bad_inputs_are_named():
         Pause(0)
     with pytest.raises(ValueError, match="at least 0"):
         Pause(3, -1.0)
+
+
+def test_a_pause_is_more_than_a_weight():
+    channel = EditChannel.fit([])
+    rows_TC = np.full((9, len(channel.phones)), -np.log(len(channel.phones)))
+    with pytest.raises(TypeError, match=r"silence is a graph.Pause, .* got -1.0"):
+        fused_decode(rows_TC, ["AA"], channel, silence=-1.0)

@@ -529,3 +529,9 @@ def test_real_speech_is_read_near_its_text():
             for one, item in zip(made, items, strict=True)
         )
     assert found["text"] < found["ear"]
+
+
+def test_a_text_of_another_type_is_named():
+    listener = HuPER(TinyConvCTC(), g2p=Dict({"to": [("T", "UW")]}))
+    with pytest.raises(ValueError, match=r"a string or a list of g2p.Word, got 123"):
+        listener(np.zeros(16_000, np.float32), 16_000, text=123)

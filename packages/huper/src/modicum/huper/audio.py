@@ -327,6 +327,15 @@ def _mono(audio: Any, channel_axis: int | None = None) -> np.ndarray:
 def _scaled(samples: np.ndarray) -> np.ndarray:
     name = samples.dtype.name
     if name in _INTEGER_SCALES:
+        if (
+            name == "int32"
+            and 1 < np.abs(samples.astype(np.int64)).max() <= _INTEGER_SCALES["int16"]
+        ):
+            # Sums of int16 are often int32; as such they would be heard as silence.
+            raise ValueError(
+                "int32 samples within ±32768 look like 16-bit PCM: give them as int16, or as "
+                "floating numbers over 32768"
+            )
         zero = _UNSIGNED_ZERO if name == "uint8" else 0.0
         return (samples.astype(np.float64) - zero) / _INTEGER_SCALES[name]
     if not np.issubdtype(samples.dtype, np.floating):

@@ -203,7 +203,7 @@ class HuPER:
                 raise ValueError(f"the text {text!r} needs a g2p, e.g. HuPER(…, g2p=g2p.Espeak())")
             words = self.g2p(text)
         else:
-            words = list(text)
+            words = list(text) if isinstance(text, Iterable) else [text]
             if not all(isinstance(word, Word) for word in words):
                 raise ValueError(f"a text is a string or a list of g2p.Word, got {text!r}")
         found = []

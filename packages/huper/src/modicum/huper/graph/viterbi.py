@@ -321,6 +321,8 @@ def fused_decode(
         raise ValueError(f'backend must be "auto", "numpy" or "torch", got {backend!r}')
     if graph not in ("edit", "dysfluent"):
         raise ValueError(f'graph must be "edit" or "dysfluent", got {graph!r}')
+    if silence is not None and not isinstance(silence, Pause):
+        raise TypeError(f"silence is a graph.Pause, which has a length as well, got {silence!r}")
     extras: dict[str, Any] = {
         "repeat": repeat,
         "restart": restart,
