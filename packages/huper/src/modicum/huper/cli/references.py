@@ -141,7 +141,10 @@ class Wanted:
         if item.phonemes is not None and not self.by_text:
             return item.phonemes
         if text is None or self.g2p is None:
-            raise ValueError("there is no text of the recording")
+            raise ValueError(
+                "there is no text of the recording: give --text, or a corpus whose rows have text "
+                "or phonemes"
+            )
         return self.g2p(text)
 
     def words(self, item: "Item") -> "list[Word]":

@@ -32,7 +32,7 @@ from modicum.huper.recognizer import Recognizer
 from modicum.huper.scheduler import Item, Scheduler, distortion_score, evidence_ratio
 from modicum.huper.simulate import EspeakWorld
 
-__all__ = ["CONDITIONS", "PLAN", "QUICK", "Condition", "Plan", "listen", "run"]
+__all__ = ["PLAN", "QUICK", "Condition", "Plan", "listen", "run"]
 
 WRONG = 0.3
 """Share of the texts that are another utterance's."""
@@ -62,7 +62,6 @@ OTHERS = (
     Condition("clipping", 0.3),
     Condition("mu_law", 4.0),
 )
-CONDITIONS = (*NOISE, *OTHERS)
 
 MISLED = ("clean", "white 20", "white 10", "white 0")
 """Conditions in which some texts are wrong, in the main comparison."""
